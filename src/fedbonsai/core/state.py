@@ -1,0 +1,110 @@
+"""All that a server knows and all that a client keeps, as values. Saving them is the checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from torch import Tensor
+
+from fedbonsai.core.layout import Layout
+from fedbonsai.core.support import Support
+
+Tensors = Mapping[str, Tensor]
+"""Tensors by name."""
+
+Number = bool | int | float | str
+"""What a memory may hold besides tensors."""
+
+
+@dataclass(frozen=True, eq=False)
+class Memory:
+    """Named tensors and numbers that outlive a round: of a method, of a server optimizer, of a client.
+
+    Names may have sections, written ``section/name``, so that several owners share one memory.
+
+    Examples:
+        >>> memory = Memory(numbers={"best": 0.9}).under("method")
+        >>> memory.numbers
+        {'method/best': 0.9}
+        >>> memory.section("method").numbers
+        {'best': 0.9}
+    """
+
+    tensors: Tensors = field(default_factory=dict)
+    numbers: Mapping[str, Number] = field(default_factory=dict)
+
+    def section(self, name: str) -> "Memory":
+        """What stands under ``name/``, without the prefix."""
+        prefix = f"{name}/"
+        return Memory(
+            {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)},
+            {key.removeprefix(prefix): value for key, value in self.numbers.items() if key.startswith(prefix)},
+        )
+
+    def under(self, name: str) -> "Memory":
+        """The same with ``name/`` before every key."""
+        return Memory(
+            {f"{name}/{key}": value for key, value in self.tensors.items()},
+            {f"{name}/{key}": value for key, value in self.numbers.items()},
+        )
+
+    def merge(self, *others: "Memory") -> "Memory":
+        """This memory and others in one; later ones win."""
+        tensors, numbers = dict(self.tensors), dict(self.numbers)
+        for other in others:
+            tensors.update(other.tensors)
+            numbers.update(other.numbers)
+        return Memory(tensors, numbers)
+
+    def __bool__(self) -> bool:
+        return bool(self.tensors or self.numbers)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What a method may know of the run that it is part of; follows from the experiment and never changes.
+
+    Attributes:
+        rounds: Training rounds of the whole run; schedules are fractions of it.
+        clients: Number of clients in the population.
+        seed: The seed of the run.
+        layout: The model's tensors.
+    """
+
+    rounds: int
+    clients: int
+    seed: int
+    layout: Layout
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """All that the server knows between two rounds.
+
+    Attributes:
+        setting: The run that this belongs to.
+        weights: The shared tensors, whole, exact zeros off their supports.
+        supports: Where each tensor lives; one that is not named is dense.
+        round: Training rounds finished.
+        turn: Rounds of any stage finished; names the randomness of the next one.
+        memory: What the method keeps.
+        optimizer: What the server optimizer keeps.
+    """
+
+    setting: Setting
+    weights: Tensors
+    supports: Mapping[str, Support] = field(default_factory=dict)
+    round: int = 0
+    turn: int = 0
+    memory: Memory = field(default_factory=Memory)
+    optimizer: Memory = field(default_factory=Memory)
+
+    @property
+    def density(self) -> float:
+        """Share of the prunable weights that is present."""
+        return self.setting.layout.density(self.supports)
+
+    def moved(self, weights: Tensors, supports: Mapping[str, Support] | None = None) -> "State":
+        """The state with new weights, cut to ``supports`` (or to the present ones): exact zeros elsewhere."""
+        supports = self.supports if supports is None else {k: s for k, s in supports.items() if s.kind != "dense"}
+        cut = {name: supports[name].apply(value) if name in supports else value for name, value in weights.items()}
+        return replace(self, weights=cut, supports=dict(supports))

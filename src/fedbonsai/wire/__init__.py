@@ -1,0 +1,1 @@
+"""Messages as bytes: `encode`, `decode`, `account`. Everything that comes in from outside is checked here."""
