@@ -32,7 +32,7 @@ def seeded(seed: int, purpose: str, round_: int = 0, client: int = 0) -> Iterato
     Modules draw from the global generator (initial weights, dropout) and cannot be told otherwise.
     """
     before = torch.random.get_rng_state()
-    torch.random.default_generator.manual_seed(seed_of(seed, purpose, round_, client))
+    torch.default_generator.manual_seed(seed_of(seed, purpose, round_, client))
     try:
         yield
     finally:

@@ -88,6 +88,7 @@ class State:
         turn: Rounds of any stage finished; names the randomness of the next one.
         memory: What the method keeps.
         optimizer: What the server optimizer keeps.
+        statistics: Batch-norm statistics that were measured apart from training (see `Client.norm_policy`).
     """
 
     setting: Setting
@@ -97,14 +98,32 @@ class State:
     turn: int = 0
     memory: Memory = field(default_factory=Memory)
     optimizer: Memory = field(default_factory=Memory)
+    statistics: Tensors = field(default_factory=dict)
 
     @property
     def density(self) -> float:
         """Share of the prunable weights that is present."""
         return self.setting.layout.density(self.supports)
 
-    def moved(self, weights: Tensors, supports: Mapping[str, Support] | None = None) -> "State":
-        """The state with new weights, cut to ``supports`` (or to the present ones): exact zeros elsewhere."""
+    def moved(
+        self, weights: Tensors, supports: Mapping[str, Support] | None = None, optimizer: Memory | None = None
+    ) -> "State":
+        """The state with new weights, cut to ``supports`` (or to the present ones): exact zeros elsewhere.
+
+        What the server optimizer remembers of a weight goes with it, so that momentum cannot bring it back.
+        """
         supports = self.supports if supports is None else {k: s for k, s in supports.items() if s.kind != "dense"}
-        cut = {name: supports[name].apply(value) if name in supports else value for name, value in weights.items()}
-        return replace(self, weights=cut, supports=dict(supports))
+        optimizer = self.optimizer if optimizer is None else optimizer
+
+        def cut(name: str, value: Tensor) -> Tensor:
+            return supports[name].apply(value) if name in supports else value
+
+        return replace(
+            self,
+            weights={name: cut(name, value) for name, value in weights.items()},
+            supports=dict(supports),
+            optimizer=Memory(
+                {key: cut(key.rsplit("/", 1)[0], value) for key, value in optimizer.tensors.items()},
+                optimizer.numbers,
+            ),
+        )

@@ -1,7 +1,8 @@
 """What is to be learned: a model, a loss, every client's data and a test set."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -112,9 +113,7 @@ class Task:
         if not positions:
             raise DataError("a task needs at least one client, got none")
         splits = [split(own, validation, holdout, seed, client) for client, own in enumerate(positions)]
-        return PreparedTask(
-            self.model, as_loss(self.loss, self.metric), pool, tuple(splits), replace(as_pool(self.test))
-        )
+        return PreparedTask(self.model, as_loss(self.loss, self.metric), pool, tuple(splits), as_pool(self.test))
 
 
 @dataclass(frozen=True, eq=False)
@@ -126,7 +125,6 @@ class PreparedTask:
     pool: Pool
     splits: tuple[Split, ...]
     test: Pool
-    extra: dict[str, object] = field(default_factory=dict)
 
     @property
     def sizes(self) -> list[int]:
@@ -183,7 +181,7 @@ def _join(pools: list[Pool]) -> tuple[Pool, list[Tensor]]:
     joined = Pool(
         torch.cat([pool.inputs for pool in filled]), torch.cat([pool.targets for pool in filled]), filled[0].prepare
     )
-    return joined, [torch.arange(start, end) for start, end in zip(bounds, bounds[1:], strict=False)]
+    return joined, [torch.arange(start, end) for start, end in pairwise(bounds)]
 
 
 def _class_numbers(targets: Tensor) -> Tensor:

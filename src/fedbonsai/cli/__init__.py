@@ -1,0 +1,1 @@
+"""The command line. Modules here import torch only inside the commands that need it."""

@@ -1,0 +1,118 @@
+"""The commands: run, compare, resume, methods, datasets."""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from click import ClickException
+
+from fedbonsai.core.errors import FedbonsaiError
+
+app = typer.Typer(
+    name="fedbonsai",
+    help="Train one network across many devices, prune it while it trains, ship it small.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method or the experiment; may be repeated."),
+]
+Rounds = Annotated[int | None, typer.Option(help="Training rounds.")]
+Clients = Annotated[int | None, typer.Option(help="Number of clients.")]
+Cohort = Annotated[int | None, typer.Option(help="Clients in one round.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Engine = Annotated[str | None, typer.Option(help="auto, local or processes; all give equal bits.")]
+DataDir = Annotated[Path | None, typer.Option(help="Where data sets are; otherwise FEDBONSAI_DATA.")]
+Out = Annotated[Path | None, typer.Option(help="Directory for the results; runs/NAME by default.")]
+
+
+@app.command()
+def run(
+    experiment: Annotated[str, typer.Argument(help="A data set, or an experiment file ending in .toml.")],
+    method: Annotated[str | None, typer.Option(help="One of `fedbonsai methods`; fedavg by default.")] = None,
+    rounds: Rounds = None,
+    clients: Clients = None,
+    cohort: Cohort = None,
+    seed: Seed = None,
+    engine: Engine = None,
+    data_dir: DataDir = None,
+    out: Out = None,
+    settings: Set = None,
+) -> None:
+    """Train with one method. Finds its checkpoint in --out and goes on from it."""
+    from fedbonsai.cli.commands import run_one
+
+    given = {"method": method, "rounds": rounds, "clients": clients, "cohort": cohort, "seed": seed, "engine": engine}
+    run_one(experiment, given, settings or [], data_dir, out)
+
+
+@app.command()
+def compare(
+    experiment: Annotated[str, typer.Argument(help="A data set, or an experiment file ending in .toml.")],
+    methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "fedavg,local-prune",
+    densities: Annotated[str, typer.Option(help="Densities for methods that prune, separated by commas.")] = "",
+    rounds: Rounds = None,
+    clients: Clients = None,
+    cohort: Cohort = None,
+    seed: Seed = None,
+    engine: Engine = None,
+    data_dir: DataDir = None,
+    out: Out = None,
+    settings: Set = None,
+) -> None:
+    """Train with several methods on the same data, seeds and cohorts; print one table and write one report."""
+    from fedbonsai.cli.commands import run_several
+
+    given = {"rounds": rounds, "clients": clients, "cohort": cohort, "seed": seed, "engine": engine}
+    run_several(experiment, methods.split(","), densities, given, settings or [], data_dir, out)
+
+
+@app.command()
+def resume(
+    directory: Annotated[Path, typer.Argument(help="Directory of a run or of a comparison.")],
+    data_dir: DataDir = None,
+) -> None:
+    """Go on with an interrupted run; the result is bit-equal to one that never stopped."""
+    from fedbonsai.cli.commands import resume_directory
+
+    resume_directory(directory, data_dir)
+
+
+@app.command()
+def methods(name: Annotated[str | None, typer.Argument(help="One method, for its settings.")] = None) -> None:
+    """List the methods, or the settings of one."""
+    from fedbonsai.cli.lists import show_methods
+
+    show_methods(name)
+
+
+@app.command()
+def datasets(name: Annotated[str | None, typer.Argument(help="One data set, for its details.")] = None) -> None:
+    """List the data sets, or what one suggests."""
+    from fedbonsai.cli.lists import show_datasets
+
+    show_datasets(name)
+
+
+def start(arguments: Sequence[str]) -> int:
+    """Run the command line; return the exit code. An error of our own is one line."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        app(list(arguments), prog_name="fedbonsai", standalone_mode=False)
+    except typer.Exit as stop:
+        return stop.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        print("interrupted; `fedbonsai resume DIR` goes on from the last finished round", file=sys.stderr)
+        return 130
+    except (FedbonsaiError, ClickException) as error:
+        text = error.format_message() if isinstance(error, ClickException) else error
+        print(f"error: {text}", file=sys.stderr)
+        return 2 if isinstance(error, ClickException) else 1
+    return 0

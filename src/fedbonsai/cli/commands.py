@@ -1,0 +1,87 @@
+"""What run, compare and resume do."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from fedbonsai.cli.progress import Progress, print_table
+from fedbonsai.core.errors import ConfigError
+from fedbonsai.experiment.build import make_method, make_task, resolve
+from fedbonsai.experiment.compare import Entry, compare, entries
+from fedbonsai.experiment.config import Experiment
+from fedbonsai.experiment.execute import EXPERIMENT, RESULT, Job, execute
+from fedbonsai.experiment.settings import make_experiment, parse_pairs, read_toml
+from fedbonsai.report.tensorboard import missing_extra
+
+
+def run_one(name: str, given: Mapping[str, Any], pairs: Sequence[str], data_dir: Path | None, out: Path | None) -> None:
+    """``fedbonsai run``."""
+    experiment = resolve(make_experiment(_base(name, given), parse_pairs(pairs)))
+    _run(experiment, data_dir, out or Path("runs") / experiment.name)
+
+
+def run_several(
+    name: str,
+    methods: Sequence[str],
+    densities: str,
+    given: Mapping[str, Any],
+    pairs: Sequence[str],
+    data_dir: Path | None,
+    out: Path | None,
+) -> None:
+    """``fedbonsai compare``."""
+    runs = entries(_base(name, given), [one.strip() for one in methods], _numbers(densities), parse_pairs(pairs))
+    _compare(runs, data_dir, out or Path("runs") / f"compare-{runs[0].experiment.name}")
+
+
+def resume_directory(directory: Path, data_dir: Path | None) -> None:
+    """``fedbonsai resume``."""
+    if (directory / EXPERIMENT).exists():
+        if (directory / RESULT).exists():
+            print(f"{directory} is finished: see {directory / RESULT}")
+            return
+        _run(make_experiment(read_toml(directory / EXPERIMENT), {}), data_dir, directory)
+        return
+    runs = sorted(path.parent for path in directory.glob(f"*/{EXPERIMENT}")) if directory.is_dir() else []
+    if not runs:
+        raise ConfigError(f"{directory} must hold a run ({EXPERIMENT}), it does not")
+    if all((one / RESULT).exists() for one in runs) and (directory / "report.html").exists():
+        print(f"{directory} is finished: see {directory / 'report.html'}")
+        return
+    _compare([Entry(one.name, make_experiment(read_toml(one / EXPERIMENT), {})) for one in runs], data_dir, directory)
+
+
+def _run(experiment: Experiment, data_dir: Path | None, out: Path) -> None:
+    job = Job(experiment, make_task(experiment, data_dir), make_method(experiment))
+    with Progress(f"{experiment.dataset} {experiment.method}", experiment.rounds or 0) as progress:
+        result = execute(job, out, progress.advance)
+    print_table([result.record])
+    _closing(out)
+
+
+def _compare(runs: Sequence[Entry], data_dir: Path | None, out: Path) -> None:
+    rounds = sum(one.experiment.rounds or 0 for one in runs)
+    with Progress(runs[0].experiment.dataset, rounds) as progress:
+        results = compare(runs, out, data_dir=data_dir, observer=lambda entry: progress.named(entry.label))
+    print_table([result.record for result in results])
+    _closing(out)
+
+
+def _closing(out: Path) -> None:
+    print(f"results: {out}   report: {out / 'report.html'}")
+    hint = missing_extra()
+    if hint:
+        print(hint)
+
+
+def _base(name: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that the arguments of a command give."""
+    base = read_toml(Path(name)) if name.endswith(".toml") else {"dataset": name}
+    return base | {key: value for key, value in given.items() if value is not None}
+
+
+def _numbers(text: str) -> list[float]:
+    try:
+        return [float(one) for one in text.split(",") if one.strip()]
+    except ValueError as error:
+        raise ConfigError(f"densities must be numbers separated by commas, got {text!r}") from error

@@ -1,0 +1,113 @@
+"""Progress with the time left: a bar on a terminal, plain lines elsewhere."""
+
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from fedbonsai.report.formats import size
+from fedbonsai.report.table import comparison
+
+Row = Mapping[str, Any]
+
+
+class Progress:
+    """Shows finished rounds; a context manager.
+
+    Args:
+        title: What is running.
+        rounds: Training rounds in all.
+    """
+
+    def __init__(self, title: str, rounds: int) -> None:
+        self._title, self._rounds, self._done = title, rounds, 0
+        self._spent = 0.0
+        console = Console(stderr=True)
+        self._bar = (
+            Bar(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[facts]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=console,
+            )
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> Self:
+        if self._bar is not None:
+            self._bar.start()
+            self._task = self._bar.add_task(self._title, total=self._rounds, facts="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def named(self, label: str) -> Callable[[Row], None]:
+        """An observer that shows rounds under a name."""
+
+        def observe(row: Row) -> None:
+            self.advance(row, label)
+
+        return observe
+
+    def advance(self, row: Row, label: str = "") -> None:
+        """Show one finished round."""
+        trained = row["stage"] == "train"
+        self._done += trained
+        facts = line(row)
+        if self._bar is not None:
+            description = f"{self._title} {label}".strip()
+            self._bar.update(self._task, advance=int(trained), description=description, facts=facts)
+            return
+        self._spent += row["seconds"]
+        left = self._spent / max(self._done, 1) * (self._rounds - self._done)
+        print(f"{label or self._title}: {facts} | {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+def line(row: Row) -> str:
+    """One round in a line.
+
+    Examples:
+        >>> line({"round": 3, "stage": "train", "test_metric": 0.9, "train_loss": 0.5, "density": 0.2, "dropped": 1,
+        ...       "bytes_down": 1000, "bytes_up": 500, "seconds": 1.5})
+        'round 3 | metric 0.9000 | loss 0.5000 | density 0.200 | 1.5 kB | 1.5 s | 1 dropped'
+    """
+    facts = [f"round {row['round']}" if row["stage"] == "train" else f"stage {row['stage']}"]
+    if row["test_metric"] is not None:
+        facts.append(f"metric {row['test_metric']:.4f}")
+    if row["train_loss"] is not None:
+        facts.append(f"loss {row['train_loss']:.4f}")
+    facts += [
+        f"density {row['density']:.3f}",
+        size(row["bytes_down"] + row["bytes_up"]),
+        f"{row['seconds']:.1f} s",
+    ]
+    if row["dropped"]:
+        facts.append(f"{row['dropped']} dropped")
+    return " | ".join(facts)
+
+
+def print_table(records: Sequence[Mapping[str, Any]]) -> None:
+    """Print the comparison table on standard output."""
+    header, *rows = comparison(records)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for place, name in enumerate(header):
+        table.add_column(name, justify="left" if place == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    console = Console()
+    # A narrow terminal wraps whole lines, which reads better than numbers broken in two.
+    console.print(table, width=max(console.width, 120), soft_wrap=True)

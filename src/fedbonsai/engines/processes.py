@@ -1,0 +1,164 @@
+"""The engine with one worker process a core. Workers are forked, so model and data are shared, not copied or sent."""
+
+import os
+import signal
+import struct
+import time
+import warnings
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from multiprocessing import connection, get_context
+from multiprocessing.process import BaseProcess
+
+import torch
+
+from fedbonsai.core.errors import ConfigError
+from fedbonsai.core.state import Memory
+from fedbonsai.engines.local import late
+from fedbonsai.engines.memories import Memories
+from fedbonsai.federated.checkpoint import memory_from_bytes, memory_to_bytes
+from fedbonsai.federated.client import Client
+from fedbonsai.federated.engine import Answer
+
+
+@dataclass
+class _Worker:
+    """A worker process and what it is doing."""
+
+    process: BaseProcess
+    pipe: connection.Connection
+    client: int | None = None
+    began: float = 0.0
+
+
+class ProcessEngine:
+    """Spreads clients over worker processes; bit-equal to the local engine.
+
+    A worker that dies, or whose client takes longer than ``timeout_s``, is replaced, and its client dropped.
+
+    Args:
+        client: What serves, in every worker.
+        workers: Number of processes; None takes one a core.
+        timeout_s: Time that one client may take.
+
+    Raises:
+        ConfigError: This platform cannot fork.
+    """
+
+    def __init__(self, client: Client, workers: int | None = None, timeout_s: float | None = None) -> None:
+        if not hasattr(os, "fork"):
+            raise ConfigError("the processes engine needs a platform that forks (Linux); use engine=local")
+        self.capacity = workers or available_cores()
+        self._client = client
+        self._timeout_s = timeout_s
+        self._memories = Memories()
+        self._workers: list[_Worker] = []
+        for _ in range(self.capacity):
+            self._workers.append(self._start())
+
+    def submit(self, client: int, task: bytes) -> None:
+        worker = next(one for one in self._workers if one.client is None)
+        worker.client, worker.began = client, time.perf_counter()
+        try:
+            worker.pipe.send_bytes(struct.pack("<q", client) + task)
+            worker.pipe.send_bytes(memory_to_bytes(self._memories.get(client, Memory())))
+        except OSError:
+            return  # the worker is dead; `next` finds its pipe at its end and says so
+
+    def next(self) -> Answer:
+        busy = [worker for worker in self._workers if worker.client is not None]
+        ready = connection.wait([worker.pipe for worker in busy], self._patience(busy))
+        for worker in busy:
+            if worker.pipe in ready:
+                return self._receive(worker)
+        oldest = min(busy, key=lambda worker: worker.began)
+        return self._replace(oldest, late(self._timeout_s or 0.0))
+
+    def settle(self, accepted: Collection[int]) -> None:
+        self._memories.settle(accepted)
+
+    def memories(self) -> Mapping[int, Memory]:
+        return dict(self._memories)
+
+    def restore(self, memories: Mapping[int, Memory]) -> None:
+        self._memories.restore(memories)
+
+    def close(self) -> None:
+        for worker in self._workers:
+            _stop(worker)
+        self._workers.clear()
+
+    def _patience(self, busy: list[_Worker]) -> float | None:
+        if self._timeout_s is None:
+            return None
+        return max(0.0, min(worker.began for worker in busy) + self._timeout_s - time.perf_counter())
+
+    def _receive(self, worker: _Worker) -> Answer:
+        client, began = _required(worker.client), worker.began
+        try:
+            data = worker.pipe.recv_bytes()
+            memory = worker.pipe.recv_bytes()
+        except (EOFError, OSError):
+            return self._replace(worker, "")
+        worker.client = None
+        if memory:
+            self._memories[client] = memory_from_bytes(memory)
+        return Answer(client, data, time.perf_counter() - began)
+
+    def _replace(self, worker: _Worker, error: str) -> Answer:
+        client, began = _required(worker.client), worker.began
+        _stop(worker)
+        self._workers[self._workers.index(worker)] = self._start()
+        return Answer(
+            client, None, time.perf_counter() - began, error or f"its worker died (exit code {worker.process.exitcode})"
+        )
+
+    def _start(self) -> _Worker:
+        ours, theirs = connection.Pipe()
+        inherited = [worker.pipe for worker in self._workers] + [ours]
+        process = get_context("fork").Process(
+            target=_serve, args=(self._client, theirs, inherited), daemon=True, name="fedbonsai-worker"
+        )
+        with warnings.catch_warnings():
+            # Python 3.12 warns of forking beside any other thread; a worker runs none of what those may have locked.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            process.start()
+        theirs.close()
+        return _Worker(process, ours)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _serve(client: Client, pipe: connection.Connection, inherited: list[connection.Connection]) -> None:
+    """A worker's life: serve tasks until the pipe ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    for other in inherited:
+        other.close()  # or a killed parent would never be noticed
+    torch.set_num_threads(1)
+    while True:
+        try:
+            task = pipe.recv_bytes()
+            (number,) = struct.unpack_from("<q", task)
+            client.memories = written = {number: memory_from_bytes(pipe.recv_bytes())}
+            before = written[number]
+            data = client.serve(task[8:])
+            after = written[number]
+            pipe.send_bytes(data)
+            pipe.send_bytes(b"" if after is before else memory_to_bytes(after))
+        except (EOFError, OSError):
+            return
+
+
+def _stop(worker: _Worker) -> None:
+    worker.pipe.close()
+    worker.process.kill()
+    worker.process.join()
+
+
+def _required(client: int | None) -> int:
+    if client is None:
+        raise RuntimeError("an answer came from a worker that was asked for none")
+    return client

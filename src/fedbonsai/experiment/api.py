@@ -1,0 +1,60 @@
+"""The Python interface: `run` takes a task, a method and a few numbers."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from fedbonsai.core.errors import ConfigError
+from fedbonsai.experiment.config import Experiment
+from fedbonsai.experiment.execute import Job, Result, execute
+from fedbonsai.federated.method import Method
+from fedbonsai.federated.run import Observer
+from fedbonsai.learning.task import Pool, Task
+
+
+def run(  # noqa: PLR0913 - the public entry; all but two are keywords with defaults
+    task: Task,
+    method: Method,
+    *,
+    rounds: int,
+    cohort: int,
+    out: str | Path | None = None,
+    observer: Observer | None = None,
+    **settings: Any,  # noqa: ANN401 - the fields of Experiment, checked there
+) -> Result:
+    """Train a model over clients, with any model, loss and data.
+
+    Args:
+        task: Model, loss, the clients' data and the test set.
+        method: A method of `fedbonsai.methods`, with its settings.
+        rounds: Training rounds.
+        cohort: Clients in one round.
+        out: Directory for result, model, checkpoint and report; a run found there is resumed. None writes nothing.
+        observer: Is told the row of every finished round.
+        settings: Any other field of `fedbonsai.experiment.config.Experiment` (``epochs=1``, ``batch_size=32``,
+            ``optimizer="sgd"``, ``lr=0.05``, ``clip=None``, ``validation=0.1``, ``seed=0``, ``engine="auto"``, ...).
+
+    Raises:
+        ConfigError: A setting is unknown or does not fit.
+
+    Examples:
+        >>> import torch, fedbonsai as fb
+        >>> x = torch.randn(60, 4); y = (x.sum(1) > 0).long()
+        >>> task = fb.Task(model=lambda: torch.nn.Linear(4, 2), loss=fb.losses.cross_entropy,
+        ...                clients=[(x[:20], y[:20]), (x[20:40], y[20:40])], test=(x[40:], y[40:]))
+        >>> result = fb.run(task, fb.methods.FedAvg(), rounds=2, cohort=2, lr=0.5)
+        >>> len(result.rounds), result.final["density"]
+        (2, 1.0)
+    """
+    fields = dataclasses.fields(method)  # type: ignore[arg-type]
+    own = {one.name: getattr(method, one.name) for one in fields if getattr(method, one.name) != one.default}
+    clients = len(task.positions or [()]) if isinstance(task.clients, Pool) else len(task.clients)
+    known = {one.name for one in dataclasses.fields(Experiment)}
+    unknown = sorted(set(settings) - known)
+    if unknown:
+        raise ConfigError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    given: dict[str, Any] = {"dataset": "own", "method": method.name, "method_settings": own, "clients": clients}
+    given |= {"rounds": rounds, "cohort": cohort} | settings
+    defaults = {"epochs": 1, "batch_size": 32, "optimizer": "sgd", "lr": 0.05}
+    experiment = Experiment(**given).resolved(defaults)
+    return execute(Job(experiment, task, method), None if out is None else Path(out), observer)

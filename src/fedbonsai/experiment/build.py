@@ -1,0 +1,115 @@
+"""From an experiment to the objects that run it: task, method, engine."""
+
+import dataclasses
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from torch import nn
+
+from fedbonsai.core.errors import ConfigError
+from fedbonsai.data.dataset import Dataset
+from fedbonsai.data.info import DATASETS, IMAGE_DEFAULTS, TEXT_DEFAULTS, Defaults
+from fedbonsai.data.load import load
+from fedbonsai.data.partition import Options, partition
+from fedbonsai.engines.local import LocalEngine
+from fedbonsai.engines.processes import ProcessEngine, available_cores
+from fedbonsai.experiment.config import Experiment
+from fedbonsai.federated.client import Client
+from fedbonsai.federated.engine import Engine
+from fedbonsai.federated.method import Method
+from fedbonsai.learning.bench import Bench
+from fedbonsai.learning.task import Task
+from fedbonsai.learning.work import Work
+from fedbonsai.methods import method_class
+from fedbonsai.models.build import build
+
+WORTH_A_PROCESS = 2_000_000
+"""FLOPs of one training step above which a second process pays for the bytes that it is sent."""
+
+
+def resolve(experiment: Experiment) -> Experiment:
+    """The experiment with everything filled in that its data set suggests."""
+    return experiment.resolved(dataclasses.asdict(defaults_of(experiment.dataset)))
+
+
+def defaults_of(dataset: str) -> Defaults:
+    """What a data set suggests; for one of the user's own, a starting point."""
+    return DATASETS[dataset].defaults if dataset in DATASETS else IMAGE_DEFAULTS
+
+
+def make_task(experiment: Experiment, data_dir: Path | None = None) -> Task:
+    """Load the data, spread it over the clients, and name the model.
+
+    Raises:
+        DataError: The data cannot be had.
+        ConfigError: A name is unknown, or settings do not fit the data.
+    """
+    dataset = load(experiment.dataset, data_dir)
+    if experiment.dataset not in DATASETS and dataset.loss == "next_token" and experiment.model == IMAGE_DEFAULTS.model:
+        experiment = dataclasses.replace(experiment, model=TEXT_DEFAULTS.model)
+    options = Options(concentration=experiment.concentration, shards=experiment.shards)
+    positions = partition(dataset, experiment.partition or "iid", experiment.clients, experiment.seed, options)
+    return Task(
+        model=_model(experiment, dataset),
+        loss=dataset.loss,
+        clients=dataset.train,
+        test=dataset.test,
+        positions=positions,
+    )
+
+
+def _model(experiment: Experiment, dataset: Dataset) -> Callable[[], nn.Module]:
+    name = experiment.model or IMAGE_DEFAULTS.model
+    return partial(
+        build,
+        name,
+        input_shape=dataset.input_shape,
+        classes=dataset.classes,
+        width=experiment.width,
+        norm=experiment.norm,
+    )
+
+
+def make_method(experiment: Experiment) -> Method:
+    """The method with its settings."""
+    return method_class(experiment.method)(**experiment.method_settings)
+
+
+def make_work(experiment: Experiment) -> Work:
+    """The clients' local work; what is not set takes the defaults of `Work`."""
+    names = [one.name for one in dataclasses.fields(Work)]
+    given = {name: getattr(experiment, name) for name in names}
+    return Work(**{name: value for name, value in given.items() if value is not None})
+
+
+def check_personal(method: Method, experiment: Experiment) -> float:
+    """The share of data to hold out for personal models.
+
+    Raises:
+        ConfigError: Personal models are to be evaluated on no data.
+    """
+    if not (method.traits.personal or experiment.batch_norm == "local"):
+        return 0.0
+    if not experiment.holdout:
+        raise ConfigError("personal models are evaluated on held-out data; holdout must be above 0, got 0")
+    return experiment.holdout
+
+
+def choose_engine(experiment: Experiment, bench: Bench) -> str:
+    """What ``engine=auto`` stands for; a static rule, so that equal experiments choose alike on equal machines."""
+    if experiment.engine != "auto":
+        return experiment.engine
+    step = (bench.cost.forward + bench.cost.backward) * bench.work.batch_size
+    forks = hasattr(os, "fork") and os.uname().sysname == "Linux"
+    several = (experiment.workers or available_cores()) > 1 and (experiment.cohort or 1) > 1
+    return "processes" if forks and several and step >= WORTH_A_PROCESS else "local"
+
+
+def make_engine(experiment: Experiment, method: Method, bench: Bench) -> Engine:
+    """The engine, with its client."""
+    client = Client(method, bench, experiment.batch_norm)
+    if choose_engine(experiment, bench) == "processes":
+        return ProcessEngine(client, experiment.workers, experiment.client_timeout)
+    return LocalEngine(client, experiment.client_timeout)

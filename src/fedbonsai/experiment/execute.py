@@ -1,0 +1,280 @@
+"""Run an experiment, write its directory, resume it."""
+
+import json
+import logging
+import os
+import platform
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from fedbonsai import wire
+from fedbonsai.core.errors import CheckpointError, ConfigError
+from fedbonsai.core.seeds import seeded
+from fedbonsai.core.state import Setting, Tensors
+from fedbonsai.experiment.build import check_personal, choose_engine, make_engine, make_work
+from fedbonsai.experiment.config import Experiment
+from fedbonsai.experiment.settings import read_toml, to_toml
+from fedbonsai.federated.checkpoint import Checkpoint
+from fedbonsai.federated.method import Method
+from fedbonsai.federated.round import Rules
+from fedbonsai.federated.run import Observer, Run, Schedule
+from fedbonsai.learning.bench import Bench
+from fedbonsai.learning.task import PreparedTask, Task
+from fedbonsai.report.html import write_report
+from fedbonsai.report.tensorboard import missing_extra, write_events
+
+logger = logging.getLogger(__name__)
+
+SCHEMA = 1
+EXPERIMENT, RESULT, MODEL, CHECKPOINT = "experiment.toml", "result.json", "model.safetensors", "checkpoint"
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """What a run gave.
+
+    Attributes:
+        record: The contents of ``result.json``.
+        tensors: The tensors of the result, pruned weights exactly zero.
+        task: What was learned.
+        directory: Where the run's files are; None when it wrote none.
+    """
+
+    record: dict[str, Any]
+    tensors: Tensors
+    task: PreparedTask
+    directory: Path | None
+
+    @property
+    def final(self) -> dict[str, Any]:
+        """The summary: errors, density, bytes, seconds."""
+        found: dict[str, Any] = self.record["final"]
+        return found
+
+    @property
+    def rounds(self) -> list[dict[str, Any]]:
+        """One line a round."""
+        found: list[dict[str, Any]] = self.record["rounds"]
+        return found
+
+    @property
+    def model(self) -> nn.Module:
+        """A fresh module with the result's weights, in evaluation mode."""
+        with seeded(int(self.record["config"]["seed"]), "model"):
+            module = self.task.model()
+        module.load_state_dict(dict(self.tensors), strict=False)
+        return module.eval()
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A run that can be started.
+
+    Attributes:
+        experiment: Its settings, nothing in them left open.
+        task: What is to be learned.
+        method: How.
+    """
+
+    experiment: Experiment
+    task: Task
+    method: Method
+
+
+def execute(job: Job, out: Path | None = None, observer: Observer | None = None) -> Result:
+    """Run a job to its end, from its checkpoint if it has one.
+
+    Args:
+        job: The job.
+        out: Directory of the run; made when it is missing. None writes nothing.
+        observer: Is told the row of every finished round.
+
+    Raises:
+        ConfigError: Settings contradict each other or the task, or ``out`` holds another run.
+        RoundError: A round was left with too few clients; the run can be resumed.
+        CheckpointError: A checkpoint cannot be read or written.
+    """
+    experiment = job.experiment
+    held_out = check_personal(job.method, experiment)
+    prepared = job.task.prepared(experiment.validation, experiment.seed, held_out)
+    if out is not None:
+        claim(out, experiment)
+    with one_thread():
+        bench = Bench(prepared, make_work(experiment), experiment.seed)
+        run = make_run(experiment, job.method, bench, out)
+        try:
+            checkpoint = run.run(observer)
+        finally:
+            run.engine.close()
+        record = make_record(experiment, run, checkpoint)
+    tensors = run.deployed(checkpoint.state)
+    result = Result(record, tensors, prepared, out)
+    if out is not None:
+        write_result(out, result)
+    return result
+
+
+def make_run(experiment: Experiment, method: Method, bench: Bench, out: Path | None) -> Run:
+    """Wire the layers together."""
+    clients = len(bench.task.splits)
+    if experiment.rounds is None or experiment.cohort is None:
+        raise ConfigError("an experiment needs rounds and a cohort before it can run, got none")
+    if experiment.cohort > clients:
+        raise ConfigError(f"cohort must be at most the number of clients, {clients}, got {experiment.cohort}")
+    rules = Rules(
+        experiment.cohort, experiment.min_clients, int(experiment.window_mb * 1e6), float(len(bench.task.pool))
+    )
+    directory = None if out is None else out / CHECKPOINT
+    return Run(
+        method,
+        Setting(experiment.rounds, clients, experiment.seed, bench.layout),
+        make_engine(experiment, method, bench),
+        bench,
+        rules,
+        Schedule(experiment.evaluate_every, experiment.batch_norm, directory, experiment.digest),
+    )
+
+
+def make_record(experiment: Experiment, run: Run, checkpoint: Checkpoint) -> dict[str, Any]:
+    """The contents of ``result.json``."""
+    state, rows = checkpoint.state, list(checkpoint.rows)
+    layout, loss = run.setting.layout, run.bench.task.loss
+    trained = run.train_metric(state)
+    last = next(row for row in reversed(rows) if row["test_metric"] is not None)
+    train_error, test_error = loss.error(trained.metric), loss.error(last["test_metric"])
+    shapes = {name: tuple(one.shape) for name, one in state.weights.items()}
+    asked = sum(row["clients"] + row["dropped"] for row in rows if row["stage"] == "train")
+    final = {
+        "train_error": train_error,
+        "test_error": test_error,
+        "generalization_gap": test_error - train_error,
+        "test_metric": last["test_metric"],
+        "test_loss": last["test_loss"],
+        "metric": loss.metric_name,
+        "scope": "personal" if run.personal else "global",
+        "parameters": layout.count(),
+        "parameters_kept": layout.count(state.supports),
+        "density": state.density,
+        "bytes_down": sum(row["bytes_down"] for row in rows),
+        "bytes_up": sum(row["bytes_up"] for row in rows),
+        "bytes_dense": 2 * asked * wire.dense_length(shapes),
+        "seconds": checkpoint.seconds,
+        "train_flops": sum(row["flops"] for row in rows),
+        "peak_memory_bytes": peak_memory_bytes(),
+        "dropped": sum(row["dropped"] for row in rows),
+    }
+    layers = [
+        {
+            "name": slot.name,
+            "shape": list(slot.shape),
+            "parameters": slot.numel,
+            "kept": state.supports[slot.name].count if slot.name in state.supports else slot.numel,
+        }
+        for slot in layout.parameters
+    ]
+    return {
+        "schema": SCHEMA,
+        "name": experiment.name,
+        "config": experiment.as_dict() | {"engine": choose_engine(experiment, run.bench)},
+        "environment": environment(),
+        "rounds": rows,
+        "final": final,
+        "layers": layers,
+    }
+
+
+def claim(out: Path, experiment: Experiment) -> None:
+    """Take a directory for a run, or make sure that it is this run's already.
+
+    Raises:
+        ConfigError: It holds another run, or cannot be written.
+    """
+    written = out / EXPERIMENT
+    text = to_toml(experiment)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        if not written.exists():
+            if any(out.iterdir()):
+                raise ConfigError(f"{out} must be empty or hold this run, it holds other files; choose another --out")
+            write_text(written, text)
+    except OSError as error:
+        raise ConfigError(f"{out} must be a directory that can be written; {error}") from error
+    before = Experiment(**read_toml(written))
+    if before.digest != experiment.digest:
+        raise ConfigError(
+            f"{out} holds another run ({before.name}), not {experiment.name}; choose another --out, or resume that one"
+        )
+
+
+def write_result(out: Path, result: Result) -> None:
+    """Write ``result.json``, the model, the report and the TensorBoard events.
+
+    Raises:
+        CheckpointError: The disk is full or cannot be written; the checkpoint stands, resume writes them again.
+    """
+    temporary = out / f".{MODEL}.{os.getpid()}"
+    try:
+        save_file({name: one.contiguous().clone() for name, one in result.tensors.items()}, temporary)
+        temporary.replace(out / MODEL)
+        write_text(out / RESULT, json.dumps(result.record, indent=1))
+        write_report([result.record], out / "report.html", title=result.record["name"])
+        write_events(result.record, out / "tensorboard")
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(f"the result cannot be written to {out}: {error}; make room and resume") from error
+    hint = missing_extra()
+    if hint:
+        logger.info(hint)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path)
+
+
+def environment() -> dict[str, Any]:
+    """Where a run was computed."""
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "fedbonsai": version("fedbonsai"),
+        "cpu": cpu_name(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def cpu_name() -> str:
+    """The processor's name, as well as the platform tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text("utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process so far, and of its largest worker, added up."""
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return unit * sum(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One intra-op thread inside the block: small models are many times slower with more, and bits stay equal."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,1 @@
+"""One federated round, and the run that repeats it: server, clients, aggregation, ledger, checkpoint."""

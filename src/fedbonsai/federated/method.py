@@ -1,0 +1,78 @@
+"""The interface of a method: six functions over explicit state. Interfaces are here, methods are one layer up."""
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+from fedbonsai.core.message import Message
+from fedbonsai.core.state import Memory, Setting, State, Tensors
+from fedbonsai.federated.aggregate import Total
+from fedbonsai.learning.learner import Learner
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the next turn of a run is.
+
+    Attributes:
+        stage: ``train`` for a training round; any other name is a stage of the method's own (scoring, warm-up), whose
+            bytes and FLOPs are charged but which does not count as a round.
+        cohort: Who takes part: ``sampled`` draws the run's cohort, ``all`` asks everybody, a number draws so many.
+    """
+
+    stage: str = "train"
+    cohort: Literal["sampled", "all"] | int = "sampled"
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a method needs and allows; an experiment refuses contradictions at construction.
+
+    Attributes:
+        stateful: Its clients keep a `Memory` between rounds.
+        common_support: All clients of a round get and send the same supports.
+        sums_only: The server needs nothing but sums of updates.
+        personal: Every client ends with a model of its own, which is what is evaluated.
+    """
+
+    stateful: bool = False
+    common_support: bool = True
+    sums_only: bool = True
+    personal: bool = False
+
+
+class ServerSide(Protocol):
+    """The part of a method that a round on the server needs."""
+
+    def plan(self, state: State) -> Plan:
+        """Say what the next turn is."""
+
+    def distribute(self, state: State, client: int) -> Message:
+        """Make the task that one client gets. Deterministic: it may be asked for twice."""
+
+    def finalize(self, state: State, total: Total) -> State:
+        """Make the next state from the sum of all updates; ``total.stage`` says of which stage."""
+
+
+@runtime_checkable
+class Method(ServerSide, Protocol):
+    """A federated method: a final frozen dataclass whose fields are its paper's hyperparameters."""
+
+    name: ClassVar[str]
+    traits: ClassVar[Traits]
+
+    def init(self, setting: Setting, weights: Tensors) -> State:
+        """Make the state that a run begins with from freshly initialised weights."""
+
+    def work(self, task: Message, memory: Memory, learner: Learner) -> tuple[Message, Memory]:
+        """On a client: train, score, prune, regrow; return the update and what the client keeps."""
+
+    def model(self, state: State) -> Tensors:
+        """The tensors that stand for the result: what is evaluated, saved and shipped."""
+
+
+@runtime_checkable
+class PersonalMethod(Method, Protocol):
+    """A method whose every client ends with a model of its own (``traits.personal``)."""
+
+    def personal_model(self, task: Message, memory: Memory, learner: Learner) -> Tensors:
+        """On a client: the model that it would use now, given what the server sends and what it keeps."""

@@ -1,0 +1,184 @@
+"""Rounds until the run is over: evaluate, write a checkpoint, tell whoever looks on."""
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from fedbonsai.core.errors import RoundError
+from fedbonsai.core.message import Message
+from fedbonsai.core.state import Setting, State, Tensors
+from fedbonsai.federated import checkpoint as checkpoints
+from fedbonsai.federated.aggregate import Total, average
+from fedbonsai.federated.checkpoint import Checkpoint
+from fedbonsai.federated.client import EVALUATE, STATISTICS
+from fedbonsai.federated.engine import Engine
+from fedbonsai.federated.ledger import Row
+from fedbonsai.federated.method import Method, Plan, ServerSide
+from fedbonsai.federated.round import Rules, run_round
+from fedbonsai.learning.bench import Bench, Evaluation
+from fedbonsai.learning.work import NormPolicy
+
+logger = logging.getLogger(__name__)
+
+Observer = Callable[[Row], None]
+MAX_STAGES_IN_A_ROW = 10_000
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """What a run does besides its rounds.
+
+    Attributes:
+        evaluate_every: Rounds between two evaluations; the last round is always evaluated.
+        norm_policy: See `Client`.
+        directory: Where checkpoints go; None writes none.
+        experiment: Digest of the experiment, written into them.
+    """
+
+    evaluate_every: int = 1
+    norm_policy: NormPolicy = "average"
+    directory: Path | None = None
+    experiment: str = ""
+
+
+@dataclass
+class Run:
+    """A federated run: server side.
+
+    Attributes:
+        method: The method.
+        setting: What it may know of the run.
+        engine: Carries the bytes.
+        bench: The server's module, for initial weights and evaluation.
+        rules: How rounds are held.
+        schedule: Evaluation and checkpoints.
+    """
+
+    method: Method
+    setting: Setting
+    engine: Engine
+    bench: Bench
+    rules: Rules
+    schedule: Schedule = Schedule()
+
+    @property
+    def personal(self) -> bool:
+        """Whether the models that count are the clients' own."""
+        return self.method.traits.personal or self.schedule.norm_policy == "local"
+
+    def start(self) -> Checkpoint:
+        """The run as it stands on disk, or at its very beginning."""
+        if self.schedule.directory is not None:
+            found = checkpoints.load(self.schedule.directory, self.setting, self.schedule.experiment)
+            if found is not None:
+                self.engine.restore(found.memories)
+                return found
+        shared = self.bench.layout.slots if self.schedule.norm_policy == "average" else self.bench.layout.parameters
+        weights = {slot.name: self.bench.initial[slot.name] for slot in shared}
+        return Checkpoint(self.method.init(self.setting, weights))
+
+    def run(self, observer: Observer | None = None) -> Checkpoint:
+        """Hold rounds until all are done; return the run as it stands then.
+
+        Raises:
+            RoundError: A round could not be finished; the checkpoint of the one before stands.
+            CheckpointError: A checkpoint could not be read or written.
+        """
+        current = self.start()
+        stages = 0
+        while current.state.round < self.setting.rounds:
+            began = time.perf_counter()
+            state, row = run_round(self.method, current.state, self.engine, self.rules)
+            rows = [row]
+            stages = 0 if row["stage"] == "train" else stages + 1
+            if stages > MAX_STAGES_IN_A_ROW:
+                raise RoundError(f"{self.method.name} must train, its last {stages} stages did not")
+            if row["stage"] == "train" and self._due(state.round):
+                state, rows = self.evaluated(state, row)
+            current = Checkpoint(
+                state,
+                self.engine.memories(),
+                (*current.rows, *rows),
+                current.seconds + time.perf_counter() - began,
+            )
+            if self.schedule.directory is not None:
+                checkpoints.save(self.schedule.directory, current, self.schedule.experiment)
+            for one in rows:
+                if observer is not None:
+                    observer(one)
+        return current
+
+    def evaluated(self, state: State, row: Row) -> tuple[State, list[Row]]:
+        """Judge the state after a round; a stage that this needs is a row of its own."""
+        rows = [row]
+        if self.schedule.norm_policy == "static" and self.bench.has_batch_norm:
+            state, statistics = run_round(_Statistics(self.method), state, self.engine, self.rules)
+            rows.insert(0, statistics)
+        found = self.evaluate(state)
+        return state, [*rows[:-1], {**row, "test_loss": found.loss, "test_metric": found.metric}]
+
+    def evaluate(self, state: State) -> Evaluation:
+        """Test loss and metric: of the global model on the test set, or of personal models on their own data."""
+        if self.personal:
+            return self._evaluate_clients(state)
+        self.bench.load(self.deployed(state))
+        return self.bench.evaluate(self.bench.task.test)
+
+    def train_metric(self, state: State) -> Evaluation:
+        """The final model on all training data (of personal methods: what is shared of it)."""
+        self.bench.load(self.deployed(state))
+        positions = torch.cat([split.train for split in self.bench.task.splits])
+        return self.bench.evaluate(self.bench.task.pool, positions)
+
+    def deployed(self, state: State) -> Tensors:
+        """The tensors of the result, with the statistics that its batch norms need."""
+        return {**self.method.model(state), **state.statistics}
+
+    def _due(self, round_: int) -> bool:
+        return round_ % self.schedule.evaluate_every == 0 or round_ == self.setting.rounds
+
+    def _evaluate_clients(self, state: State) -> Evaluation:
+        sums: dict[str, float] = {}
+        rules = replace(self.rules, min_clients=1)
+        run_round(_Evaluation(self.method, sums), state, self.engine, rules)
+        weight = sums["weight"]
+        return Evaluation(sums["loss"] / weight, sums["metric"] / weight, int(weight))
+
+
+@dataclass(frozen=True)
+class _Statistics:
+    """Wraps a method: one stage in which the cohort measures the batch-norm statistics of the global model."""
+
+    method: ServerSide
+
+    def plan(self, _: State) -> Plan:
+        return Plan(STATISTICS)
+
+    def distribute(self, state: State, client: int) -> Message:
+        return self.method.distribute(state, client)
+
+    def finalize(self, state: State, total: Total) -> State:
+        sums = {name: one.numerator for name, one in total.groups["weights"].items()}
+        return replace(state, statistics=average(total, sums))
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """Wraps a method: one stage in which every client judges its own model; nothing of it is charged."""
+
+    method: ServerSide
+    sums: dict[str, float]
+
+    def plan(self, _: State) -> Plan:
+        return Plan(EVALUATE, cohort="all")
+
+    def distribute(self, state: State, client: int) -> Message:
+        return self.method.distribute(state, client)
+
+    def finalize(self, state: State, total: Total) -> State:
+        self.sums.update(total.numbers, weight=total.weight)
+        return state

@@ -1,0 +1,34 @@
+"""What most methods do, as functions: a method that does as they do calls them in one line."""
+
+from collections.abc import Mapping
+
+from fedbonsai.core.message import Message, group
+from fedbonsai.core.state import Memory, State, Tensors
+from fedbonsai.core.support import Support
+from fedbonsai.federated.aggregate import contribution, server_step
+from fedbonsai.learning.learner import Fit, Learner
+from fedbonsai.learning.objective import Objective
+
+
+def model_task(state: State, **numbers: float) -> Message:
+    """The task that sends the model as it is, on its supports."""
+    return Message({"weights": group(state.weights, state.supports)}, numbers)
+
+
+def trained(fit: Fit, supports: Mapping[str, Support], **numbers: float) -> Message:
+    """The update that sends trained weights on ``supports``, and the training loss."""
+    return contribution(fit.weights, supports, fit.examples, loss=fit.loss * fit.examples, **numbers)
+
+
+def train(
+    task: Message, memory: Memory, learner: Learner, objective: Objective | None = None
+) -> tuple[Message, Memory]:
+    """Client work: train what came, where it is present, and send it back."""
+    fit = learner.fit(task.dense(), task.supports(), objective=objective)
+    return trained(fit, task.supports()), memory
+
+
+def stepped(state: State, target: Tensors, optimizer: str, lr: float) -> State:
+    """The state after the server has moved its weights towards ``target`` (see `server_step`)."""
+    weights, kept = server_step(state.weights, target, state.optimizer, optimizer=optimizer, lr=lr)
+    return state.moved(weights, optimizer=kept)

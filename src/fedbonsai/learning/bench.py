@@ -1,0 +1,199 @@
+"""One module and its flat buffers, set up once a process and used for every client in turn."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from fedbonsai.core.errors import ConfigError
+from fedbonsai.core.layout import Layout
+from fedbonsai.core.seeds import seeded
+from fedbonsai.core.state import Tensors
+from fedbonsai.core.support import Support
+from fedbonsai.learning.flops import Cost, count
+from fedbonsai.learning.layout import layout_of
+from fedbonsai.learning.objective import Live, Objective
+from fedbonsai.learning.task import Pool, PreparedTask
+from fedbonsai.learning.work import Optimizer, Work, make_optimizer
+
+EVALUATION_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Mean loss and metric over ``examples`` examples."""
+
+    loss: float
+    metric: float
+    examples: int
+
+
+@dataclass
+class Meter:
+    """Floating-point operations that were really computed; a mask saves none."""
+
+    flops: int = 0
+
+
+@dataclass
+class Bench:
+    """A module whose parameters are views of one flat vector, as are their gradients.
+
+    Loading a client's weights is a copy, an optimizer step a few operations on one vector, and nothing is built a
+    second time: no deep copy, data loader or optimizer a client.
+
+    Attributes:
+        task: What is learned.
+        work: The local work that clients do.
+        seed: The seed of the run.
+        layout: Every tensor of the module.
+        meter: FLOPs since it was last read.
+        cost: FLOPs of one example, counted on a real batch.
+    """
+
+    task: PreparedTask
+    work: Work
+    seed: int
+    layout: Layout = field(init=False)
+    meter: Meter = field(default_factory=Meter)
+    cost: Cost = field(init=False)
+
+    def __post_init__(self) -> None:
+        with seeded(self.seed, "model"):
+            self.module: nn.Module = self.task.model()
+        self.layout = layout_of(self.module)
+        self._buffers = {
+            name: one for name, one in self.module.named_buffers() if any(s.name == name for s in self.layout.slots)
+        }
+        parameters = dict(self.module.named_parameters())
+        odd = [name for name, one in parameters.items() if one.dtype != torch.float32]
+        if odd or not parameters:
+            raise ConfigError(f"a model needs parameters, all of them float32, got {odd or 'none'}")
+        self.flat = torch.cat([one.detach().reshape(-1) for one in parameters.values()])
+        self.flat_gradient = torch.zeros_like(self.flat)
+        self.flat_anchor = torch.zeros_like(self.flat)
+        self._views = self.views(self.flat)
+        gradients = self.views(self.flat_gradient)
+        for name, one in parameters.items():
+            one.data, one.grad = self._views[name], gradients[name]
+        self.live = Live(
+            parameters, gradients, self.views(self.flat_anchor), self.flat, self.flat_gradient, self.flat_anchor
+        )
+        self.optimizer: Optimizer = make_optimizer(self.work, self.flat.numel())
+        self.has_batch_norm = any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in self.module.modules())
+        self._initial = self.weights()
+        self.cost = self._count_flops()
+
+    def views(self, flat: Tensor) -> dict[str, Tensor]:
+        """The parameters in ``flat``, each a view of its shape."""
+        slots = self.layout.parameters
+        pieces = torch.split(flat, [slot.numel for slot in slots])
+        return {slot.name: one.view(slot.shape) for slot, one in zip(slots, pieces, strict=True)}
+
+    @property
+    def initial(self) -> Tensors:
+        """The weights that the module was made with: those of the whole run's beginning."""
+        return self._initial
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of every tensor of the model: parameters as views of one new vector, then buffers."""
+        copies = {name: one.detach().clone() for name, one in self._buffers.items()}
+        return {**self.views(self.flat.clone()), **copies}
+
+    def load(self, weights: Tensors) -> None:
+        """Copy weights into the module; a tensor that is not named takes its initial value."""
+        for name, view in (self._views | self._buffers).items():
+            view.copy_(weights[name] if name in weights else self._initial[name])
+
+    def flat_mask(self, supports: Mapping[str, Support]) -> Tensor | None:
+        """One float per parameter, 1 = present; None when all of them are."""
+        if not supports:
+            return None
+        mask = torch.ones_like(self.flat)
+        for name, view in self.views(mask).items():
+            if name in supports:
+                view.copy_(supports[name].indicator())
+        return mask
+
+    def step(self, positions: Tensor, *, lr: float, mask: Tensor | None, objective: Objective) -> Tensor:
+        """Make one optimizer step on a batch and return its loss, without waiting for its value."""
+        loss = self._backward(positions, objective)
+        if objective.gradient is not None:
+            with torch.no_grad():
+                objective.gradient(self.live)
+        if mask is not None:
+            self.flat_gradient.mul_(mask)
+        if self.work.clip is not None:
+            norm = torch.linalg.vector_norm(self.flat_gradient)
+            self.flat_gradient.mul_((self.work.clip / (norm + 1e-6)).clamp(max=1.0))
+        self.optimizer.step(self.flat, self.flat_gradient, lr)
+        if objective.after_step is not None:
+            with torch.no_grad():
+                objective.after_step(self.live)
+                if mask is not None:
+                    self.flat.mul_(mask)
+        return loss
+
+    def gradient(self, batches: Iterator[Tensor]) -> dict[str, Tensor]:
+        """The mean gradient of the loss over all examples in ``batches``; the module keeps its weights."""
+        total, examples = torch.zeros_like(self.flat), 0
+        for positions in batches:
+            self._backward(positions, Objective())
+            total.add_(self.flat_gradient, alpha=len(positions))
+            examples += len(positions)
+        return self.views(total.div_(max(examples, 1)))
+
+    def evaluate(self, pool: Pool, positions: Tensor | None = None) -> Evaluation:
+        """Mean loss and metric of the loaded weights on a pool, or on some positions of it."""
+        positions = torch.arange(len(pool)) if positions is None else positions
+        loss, metric = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        self.module.eval()
+        with torch.inference_mode():
+            for chunk in torch.split(positions, EVALUATION_BATCH):
+                inputs, targets = pool.batch(chunk)
+                outputs = self.module(inputs)
+                loss += self.task.loss.function(outputs, targets).double() * len(chunk)
+                metric += self.task.loss.per_example(outputs, targets).double().sum()
+        self.module.train()
+        examples = len(positions)
+        self.meter.flops += self.cost.forward * examples
+        return Evaluation(float(loss) / max(examples, 1), float(metric) / max(examples, 1), examples)
+
+    def estimate_statistics(self, positions: Tensor) -> dict[str, Tensor]:
+        """Batch-norm statistics of the loaded weights: the average over batches of ``positions``, no momentum."""
+        norms = [one for one in self.module.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
+        before = [one.momentum for one in norms]
+        for one in norms:
+            one.reset_running_stats()
+            one.momentum = None
+        with torch.no_grad():
+            for chunk in torch.split(positions, EVALUATION_BATCH):
+                if len(chunk) > 1:
+                    self.module(self.task.pool.batch(chunk)[0])
+                    self.meter.flops += self.cost.forward * len(chunk)
+        for one, momentum in zip(norms, before, strict=True):
+            one.momentum = momentum
+        return {name: one.detach().clone() for name, one in self._buffers.items()}
+
+    def _backward(self, positions: Tensor, objective: Objective) -> Tensor:
+        inputs, targets = self.task.pool.batch(positions)
+        self.flat_gradient.zero_()
+        loss = self.task.loss.function(self.module(inputs), targets)
+        total = loss if objective.penalty is None else loss + objective.penalty(self.live)
+        total.backward()  # type: ignore[no-untyped-call]
+        self.meter.flops += (self.cost.forward + self.cost.backward) * len(positions)
+        return loss.detach()
+
+    def _count_flops(self) -> Cost:
+        examples = min(2, len(self.task.pool))
+        inputs, targets = self.task.pool.batch(torch.arange(examples))
+        state = {name: one.clone() for name, one in self.module.state_dict().items()}
+        saved = self.flat_gradient.clone()
+        self.module.eval()
+        with seeded(self.seed, "flops"):
+            cost = count(lambda: self.task.loss.function(self.module(inputs), targets), examples)
+        self.module.train()
+        self.module.load_state_dict(state)
+        self.flat_gradient.copy_(saved)
+        return cost

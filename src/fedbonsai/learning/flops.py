@@ -1,0 +1,59 @@
+"""Floating-point operations of one example, counted operator by operator on a real batch."""
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs of one example; a multiply-add counts two."""
+
+    forward: int
+    backward: int
+
+
+class _Counter(TorchDispatchMode):
+    """Adds up torch's own formulas. Unlike ``FlopCounterMode`` it does not load the compiler, which takes seconds."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.flops = 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
+        result = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func.overloadpacket)
+        if formula is not None:
+            self.flops += int(formula(*args, **(kwargs or {}), out_val=result))
+        return result
+
+
+def count(loss: Callable[[], Tensor], examples: int) -> Cost:
+    """Count the forward and backward pass of ``loss`` over ``examples`` examples."""
+    forward, backward = _Counter(), _Counter()
+    with _without_onednn():
+        with forward:
+            value = loss()
+        with backward:
+            value.backward()  # type: ignore[no-untyped-call]
+    return Cost(forward.flops // examples, backward.flops // examples)
+
+
+@contextmanager
+def _without_onednn() -> Iterator[None]:
+    """Inside the block a recurrent layer is a chain of matrix products, which have a formula."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "TF32 acceleration")  # said wherever these flags are touched
+        with torch.backends.mkldnn.flags(enabled=False):
+            yield

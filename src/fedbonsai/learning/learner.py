@@ -1,0 +1,164 @@
+"""A client's model and data as a method may use them: fit, gradients, evaluate."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from fedbonsai.core.errors import ClientError
+from fedbonsai.core.layout import Layout
+from fedbonsai.core.seeds import generator, seeded
+from fedbonsai.core.state import Tensors
+from fedbonsai.core.support import Support
+from fedbonsai.learning.bench import Bench, Evaluation
+from fedbonsai.learning.objective import Objective
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """What local training gave.
+
+    Attributes:
+        weights: The trained tensors, those that ``fit`` was given: whole, exact zeros off the supports.
+        loss: Mean training loss over all examples seen, while training.
+        examples: Examples that the client trains on, each counted once.
+        steps: Optimizer steps that were made.
+    """
+
+    weights: Tensors
+    loss: float
+    examples: int
+    steps: int
+
+
+@dataclass
+class Learner:
+    """One client in one round. A method gets one and asks it for what it needs.
+
+    Attributes:
+        bench: The module that all clients of this process share.
+        client: The client's number.
+        turn: The turn of the run; names the randomness of this round.
+        progress: Share of the run that is over, in [0, 1]; moves the learning rate.
+        buffers: Batch-norm statistics that stay on the client; loaded over what a method loads.
+        keep_buffers: Whether ``fit`` leaves its statistics in ``buffers`` instead of sharing them.
+    """
+
+    bench: Bench
+    client: int
+    turn: int = 0
+    progress: float = 0.0
+    buffers: dict[str, Tensor] = field(default_factory=dict)
+    keep_buffers: bool = False
+
+    @property
+    def layout(self) -> Layout:
+        """The model's tensors."""
+        return self.bench.layout
+
+    @property
+    def num_examples(self) -> int:
+        """Examples that this client trains on."""
+        return len(self.bench.task.splits[self.client].train)
+
+    @property
+    def seed(self) -> int:
+        """The seed of the run."""
+        return self.bench.seed
+
+    def fit(
+        self,
+        weights: Tensors,
+        supports: Mapping[str, Support] | None = None,
+        *,
+        objective: Objective | None = None,
+        epochs: int | None = None,
+        steps: int | None = None,
+    ) -> Fit:
+        """Train ``weights`` on the client's data.
+
+        Args:
+            weights: Where training begins, whole tensors; a tensor that is not named takes its initial value.
+            supports: Where weights are present; elsewhere they stay exactly zero, whatever the optimizer.
+            objective: What the method adds to the loss, the gradients or the steps.
+            epochs: Passes over the data, in place of what the run is set to.
+            steps: Optimizer steps, in place of what the run is set to.
+
+        Raises:
+            ClientError: The client has no training examples, or its loss stopped being a number.
+        """
+        if not self.num_examples:
+            raise ClientError(f"client {self.client} needs training examples to fit, got none")
+        bench, objective = self.bench, objective or Objective()
+        bench.load({**weights, **self.buffers})
+        mask = bench.flat_mask(supports or {})
+        if mask is not None:
+            bench.flat.mul_(mask)
+        bench.flat_anchor.copy_(bench.flat)
+        bench.optimizer.reset()
+        lr = bench.work.learning_rate(self.progress)
+        total, seen, made = torch.zeros(()), 0, 0
+        with seeded(self.seed, "dropout", self.turn, self.client):
+            for positions in self._batches(epochs, steps):
+                loss = bench.step(positions, lr=lr, mask=mask, objective=objective)
+                total.add_(loss, alpha=len(positions))
+                seen, made = seen + len(positions), made + 1
+        trained = bench.weights()
+        if not bool(total.isfinite()) or not bool(bench.flat.isfinite().all()):
+            raise ClientError(f"client {self.client}: the training loss must stay finite, got {float(total)}")
+        if self.keep_buffers:
+            self.buffers = {slot.name: trained[slot.name] for slot in self.layout.slots if slot.buffer}
+        return Fit({name: trained[name] for name in weights}, float(total) / seen, self.num_examples, made)
+
+    def gradients(self, weights: Tensors, *, batches: int | None = None) -> dict[str, Tensor]:
+        """The mean gradient of the loss at ``weights``, of every parameter, present or not.
+
+        Args:
+            weights: Where to take it.
+            batches: How many batches of the training data to use; None uses all of it.
+        """
+        self.bench.load({**weights, **self.buffers})
+        parts = torch.split(self._positions(), self.bench.work.batch_size)
+        with seeded(self.seed, "gradients", self.turn, self.client):
+            return self.bench.gradient(iter(parts[:batches]))
+
+    def evaluate(self, weights: Tensors, part: str = "validation") -> Evaluation:
+        """Mean loss and metric at ``weights`` on one part of the client's data.
+
+        Args:
+            weights: What to evaluate.
+            part: ``validation``; ``train``; or ``holdout``, for the evaluation of personal models alone. A client
+                without validation examples is judged on its training examples.
+        """
+        split = self.bench.task.splits[self.client]
+        positions: Tensor = getattr(split, part)
+        if part == "validation" and not len(positions):
+            positions = split.train
+        self.bench.load({**weights, **self.buffers})
+        return self.bench.evaluate(self.bench.task.pool, positions)
+
+    def statistics(self, weights: Tensors) -> dict[str, Tensor]:
+        """Batch-norm statistics of ``weights`` on the client's training data."""
+        self.bench.load(weights)
+        return self.bench.estimate_statistics(self._positions())
+
+    def _positions(self) -> Tensor:
+        return self.bench.task.splits[self.client].train
+
+    def _batches(self, epochs: int | None, steps: int | None) -> Iterator[Tensor]:
+        """Batches of shuffled positions: some passes over the data, or as many as the steps need."""
+        work = self.bench.work
+        if epochs is not None or steps is not None:
+            work = replace(work, epochs=epochs or 1, steps=steps)
+        own, made, passes = self._positions(), 0, 0
+        shuffle = generator(self.seed, "batches", self.turn, self.client)
+        while made < work.steps if work.steps is not None else passes < work.epochs:
+            passes += 1
+            for batch in torch.split(own[torch.randperm(len(own), generator=shuffle)], work.batch_size):
+                if work.steps is not None and made >= work.steps:
+                    return
+                if len(batch) == 1 and made and self.bench.has_batch_norm:
+                    continue  # a batch norm cannot be trained on one example
+                made += 1
+                yield batch

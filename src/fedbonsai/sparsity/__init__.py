@@ -1,0 +1,1 @@
+"""Pure tensor mathematics of pruning: scores, budgets, schedules, masks. No federated words."""
