@@ -1,7 +1,8 @@
-"""The wheel holds what it must, asks for what it needs, and works without the checkout."""
+"""The wheel holds what it must, asks for what it needs, and works without the checkout; the README tells the truth."""
 
 import json
 import os
+import re
 import subprocess
 import sys
 import tomllib
@@ -91,3 +92,10 @@ def test_the_installed_wheel_helps_and_runs(wheel: Path, tmp_path: Path) -> None
     run(str(site / "bin" / "fedbonsai"), "run", "digits", "--rounds", "2", "--out", "made")
     result = json.loads((tmp_path / "made" / "result.json").read_text())
     assert len(result["rounds"]) == 2
+
+
+def test_the_python_example_of_the_readme_runs(tmp_path: Path) -> None:
+    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", example], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "runs" / "mine" / "result.json").exists()
