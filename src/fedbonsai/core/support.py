@@ -74,7 +74,9 @@ class Support:
         for dim, (size, one) in enumerate(zip(shape, lists, strict=True)):
             inside = one.dim() == 1 and (one.numel() == 0 or (int(one[0]) >= 0 and int(one[-1]) < size))
             if not inside or bool((one.diff() <= 0).any()):
-                raise SupportError(f"dimension {dim}: indices must increase within [0, {size}), got {one.tolist()[:8]}")
+                raise SupportError(
+                    f"dimension {dim}: indices must increase within [0, {size}), got {one.reshape(-1)[:8].tolist()}"
+                )
         if all(one.numel() == size for size, one in zip(shape, lists, strict=True)):
             return Support(shape)
         return Support(shape, index=lists)
