@@ -76,14 +76,15 @@ class Selection:
             present: Where weights are now; only these can be kept.
             count: Weights to keep in all (of neurons: at most so many).
             growth: Promise of every prunable weight; absent ones of the highest are grown to make up ``count``.
-            swapped: Of ``count``, how many to take from the absent even when the present would do.
+            swapped: Of ``count``, how many to take from the absent even when the present would do; at most all of them.
 
         Returns:
             The new supports, and the layers whose floor had to be kept.
         """
-        here = {name: present[name].indicator() if name in present else None for name in scores}
+        here = {name: _indicator(present, name) for name in scores}
         masked = {name: _where(here[name], one, present=True) for name, one in scores.items()}
-        keep = min(count, self.kept(present)) - (swapped if growth is not None else 0)
+        kept = self.kept(present)
+        keep = min(count, kept) - (min(swapped, self.total - kept) if growth is not None else 0)
         masks, floored = self._top(masked, max(keep, 0), floors=True)
         if growth is not None:
             absent = {name: _where(here[name], one, present=False) for name, one in growth.items()}
@@ -94,13 +95,12 @@ class Selection:
     def within(
         self, masks: Mapping[str, Tensor], scores: Mapping[str, Tensor], present: Supports
     ) -> tuple[dict[str, Support], list[str]]:
-        """Keep what ``masks`` allow of what is present; a layer below its floor keeps its best instead.
+        """Keep what ``masks`` allow of what is present; a layer below its floor keeps its best present ones instead.
 
         A neuron stays when any of its weights does.
         """
-        allowed = {
-            name: _where(_indicator(present, name), mask.float(), present=True) > 0 for name, mask in masks.items()
-        }
+        scores = {name: _where(_indicator(present, name), one, present=True) for name, one in scores.items()}
+        allowed = {name: mask & (scores[name] > -torch.inf) for name, mask in masks.items()}
         if self.unit == "neuron":
             layers = layers_of(self.layout)
             means = unit_scores({name: mask.float() for name, mask in allowed.items()}, layers)
@@ -115,19 +115,19 @@ class Selection:
 
     def _top(self, scores: Mapping[str, Tensor], count: int, *, floors: bool) -> tuple[dict[str, Tensor], list[str]]:
         """The best ``count`` of what has a score above minus infinity, and the layers held up by their floor."""
-        if self.unit == "neuron":
-            layers = layers_of(self.layout)
-            ranks = unit_scores(scores, layers)
-            least = floors_of(((name, layer.count) for name, layer in layers.items()), self.floor) if floors else {}
-            kept = keep_top_units(ranks, layers, count - (self._fixed() if floors else 0), least)
-            held = [layers[name].tensors[0][0] for name in least if int(kept[name].sum()) == least[name]]
-            return self._expanded(kept, layers, whole=floors), held
-        finite = {name: int((one > -torch.inf).sum()) for name, one in scores.items()}
-        least = floors_of(((name, one.numel()) for name, one in scores.items()), self.floor) if floors else {}
+        layers = layers_of(self.layout) if self.unit == "neuron" else {}
+        ranks = unit_scores(scores, layers) if layers else scores
+        finite = {name: int((one > -torch.inf).sum()) for name, one in ranks.items()}
+        least = floors_of(((name, one.numel()) for name, one in ranks.items()), self.floor) if floors else {}
         least = {name: min(value, finite[name]) for name, value in least.items()}
-        count = min(max(count, sum(least.values())), sum(finite.values()))
-        masks = keep_top_global(scores, count, least)
-        return masks, [name for name in least if 0 < int(masks[name].sum()) == least[name] < finite[name]]
+        if layers:
+            kept = keep_top_units(ranks, layers, count - (self._fixed() if floors else 0), least)
+        else:
+            kept = keep_top_global(ranks, min(max(count, sum(least.values())), sum(finite.values())), least)
+        held = [name for name in least if 0 < int(kept[name].sum()) == least[name] < finite[name]]
+        if layers:
+            return self._expanded(kept, layers, whole=floors), [layers[name].tensors[0][0] for name in held]
+        return kept, held
 
     def _expanded(
         self, kept: Mapping[str, Tensor], layers: Mapping[str, Layer], *, whole: bool = True
@@ -172,8 +172,9 @@ def _where(here: Tensor | None, scores: Tensor, *, present: bool) -> Tensor:
 def _raised(
     masks: Mapping[str, Tensor], scores: Mapping[str, Tensor], floors: Mapping[str, int]
 ) -> tuple[dict[str, Tensor], list[str]]:
-    """Give each layer that kept fewer than its floor its best instead, and say which."""
+    """Give each layer that kept fewer than its floor the best that it has instead, and say which."""
     short = [name for name, mask in masks.items() if int(mask.sum()) < floors[name]]
     return {
-        name: keep_top(scores[name], floors[name]) if name in short else mask for name, mask in masks.items()
+        name: keep_top(scores[name], floors[name]) & (scores[name] > -torch.inf) if name in short else mask
+        for name, mask in masks.items()
     }, short

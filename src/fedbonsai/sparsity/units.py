@@ -26,7 +26,7 @@ class Layer:
 
 
 def layers_of(layout: Layout) -> dict[str, Layer]:
-    """The layers of a model whose neurons can be pruned, by name."""
+    """The layers of a model whose neurons can be pruned, by name; one whose weights belong to another has none."""
     members: dict[str, list[tuple[str, int]]] = {}
     counts: dict[str, int] = {}
     sizes: dict[str, int] = {}
@@ -36,7 +36,7 @@ def layers_of(layout: Layout) -> dict[str, Layer]:
             members.setdefault(key, []).append((slot.name, slot.units.repeats))
             counts[key] = slot.units.count
             sizes[key] = sizes.get(key, 0) + (slot.numel // slot.units.count if slot.prunable else 0)
-    return {key: Layer(counts[key], tuple(members[key]), sizes[key]) for key in members}
+    return {key: Layer(counts[key], tuple(members[key]), size) for key, size in sizes.items() if size}
 
 
 def unit_scores(scores: Mapping[str, Tensor], layers: Mapping[str, Layer]) -> dict[str, Tensor]:
@@ -86,15 +86,16 @@ def keep_top_units(
     kept = {name: torch.zeros(layers[name].count, dtype=torch.bool) for name in names}
     for name in names:
         best = torch.sort(scores[name], descending=True, stable=True).indices[: (floors or {}).get(name, 0)]
-        kept[name][best] = True
-        budget -= len(best) * layers[name].size
+        kept[name][best] = scores[name][best] > -torch.inf
+        budget -= int(kept[name].sum()) * layers[name].size
     for value, place, index in ranked:
         name = names[place]
+        if kept[name][index]:
+            continue
         if value == torch.inf or layers[name].size > budget:
             break
-        if not kept[name][index]:
-            kept[name][index] = True
-            budget -= layers[name].size
+        kept[name][index] = True
+        budget -= layers[name].size
     return kept
 
 
