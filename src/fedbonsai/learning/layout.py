@@ -34,18 +34,19 @@ def layout_of(module: nn.Module) -> Layout:
 
 
 def _units(module: nn.Module) -> dict[str, Units]:
+    # A shared parameter has one name, so that both of its owners are seen to use it.
+    names = {id(one): name for name, one in module.named_parameters()}
     found: dict[str, dict[str, Units]] = {}
     for path, one in module.named_modules():
         prefix = f"{path}." if path else ""
+        own = {name: names[id(parameter)] for name, parameter in one.named_parameters(recurse=False)}
         if isinstance(one, _ROWS):
-            rows = one.weight.shape[0]
-            found[path] = {f"{prefix}{name}": Units(path, rows) for name, _ in one.named_parameters(recurse=False)}
+            found[path] = dict.fromkeys(own.values(), Units(path, one.weight.shape[0]))
         gates = _GATES.get(type(one))
         if gates is not None and isinstance(one, nn.RNNBase) and not one.proj_size:
             found[path] = {
-                f"{prefix}{name}": Units(f"{prefix}{name.rsplit('_l', 1)[1]}", one.hidden_size, gates)
-                for name, _ in one.named_parameters(recurse=False)
+                shared: Units(f"{prefix}{name.rsplit('_l', 1)[1]}", one.hidden_size, gates)
+                for name, shared in own.items()
             }
-    if found:
-        found.pop(next(reversed(found)))
-    return {name: units for layer in found.values() for name, units in layer.items()}
+    outputs = found.popitem()[1] if found else {}
+    return {name: units for layer in found.values() for name, units in layer.items() if name not in outputs}
