@@ -66,6 +66,7 @@ class Bench:
         self._buffers = {
             name: one for name, one in self.module.named_buffers() if any(s.name == name for s in self.layout.slots)
         }
+        self._counters = [(one, one.clone()) for name, one in self.module.named_buffers() if name not in self._buffers]
         parameters = dict(self.module.named_parameters())
         odd = [name for name, one in parameters.items() if one.dtype != torch.float32]
         if odd or not parameters:
@@ -105,6 +106,8 @@ class Bench:
         """Copy weights into the module; a tensor that is not named takes its initial value."""
         for name, view in (self._views | self._buffers).items():
             view.copy_(weights[name] if name in weights else self._initial[name])
+        for counter, initial in self._counters:  # no part of the model: what one client counted is nothing to the next
+            counter.copy_(initial)
 
     def flat_mask(self, supports: Mapping[str, Support]) -> Tensor | None:
         """One float per parameter, 1 = present; None when all of them are."""
@@ -145,17 +148,19 @@ class Bench:
         return self.views(total.div_(max(examples, 1)))
 
     def evaluate(self, pool: Pool, positions: Tensor | None = None) -> Evaluation:
-        """Mean loss and metric of the loaded weights on a pool, or on some positions of it."""
+        """Mean loss and metric of the loaded weights on a pool, or on some positions of it; 0 where there are none."""
         positions = torch.arange(len(pool)) if positions is None else positions
         loss, metric = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
         self.module.eval()
-        with torch.inference_mode():
-            for chunk in torch.split(positions, EVALUATION_BATCH):
-                inputs, targets = pool.batch(chunk)
-                outputs = self.module(inputs)
-                loss += self.task.loss.function(outputs, targets).double() * len(chunk)
-                metric += self.task.loss.per_example(outputs, targets).double().sum()
-        self.module.train()
+        try:
+            with seeded(self.seed, "evaluation"), torch.inference_mode():
+                for chunk in torch.split(positions, EVALUATION_BATCH) if len(positions) else ():
+                    inputs, targets = pool.batch(chunk)
+                    outputs = self.module(inputs)
+                    loss += self.task.loss.function(outputs, targets).double() * len(chunk)
+                    metric += self.task.loss.per_example(outputs, targets).double().sum()
+        finally:  # the next client trains on this module, whatever went wrong with this one
+            self.module.train()
         examples = len(positions)
         self.meter.flops += self.cost.forward * examples
         return Evaluation(float(loss) / max(examples, 1), float(metric) / max(examples, 1), examples)
@@ -167,13 +172,15 @@ class Bench:
         for one in norms:
             one.reset_running_stats()
             one.momentum = None
-        with torch.no_grad():
-            for chunk in torch.split(positions, EVALUATION_BATCH):
-                if len(chunk) > 1:
-                    self.module(self.task.pool.batch(chunk)[0])
-                    self.meter.flops += self.cost.forward * len(chunk)
-        for one, momentum in zip(norms, before, strict=True):
-            one.momentum = momentum
+        try:
+            with torch.no_grad():
+                for chunk in torch.split(positions, EVALUATION_BATCH):
+                    if len(chunk) > 1:
+                        self.module(self.task.pool.batch(chunk)[0])
+                        self.meter.flops += self.cost.forward * len(chunk)
+        finally:
+            for one, momentum in zip(norms, before, strict=True):
+                one.momentum = momentum
         return {name: one.detach().clone() for name, one in self._buffers.items()}
 
     def _backward(self, positions: Tensor, objective: Objective) -> Tensor:

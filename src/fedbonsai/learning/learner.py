@@ -2,17 +2,20 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import chain, count, islice
 
 import torch
 from torch import Tensor
 
-from fedbonsai.core.errors import ClientError
+from fedbonsai.core.errors import ClientError, lookup
 from fedbonsai.core.layout import Layout
 from fedbonsai.core.seeds import generator, seeded
 from fedbonsai.core.state import Tensors
 from fedbonsai.core.support import Support
 from fedbonsai.learning.bench import Bench, Evaluation
 from fedbonsai.learning.objective import Objective
+
+PARTS = ("train", "validation", "holdout")
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +91,6 @@ class Learner:
         Raises:
             ClientError: The client has no training examples, or its loss stopped being a number.
         """
-        if not self.num_examples:
-            raise ClientError(f"client {self.client} needs training examples to fit, got none")
         bench, objective = self.bench, objective or Objective()
         bench.load({**weights, **self.buffers})
         mask = bench.flat_mask(supports or {})
@@ -117,9 +118,12 @@ class Learner:
         Args:
             weights: Where to take it.
             batches: How many batches of the training data to use; None uses all of it.
+
+        Raises:
+            ClientError: The client has no training examples.
         """
         self.bench.load({**weights, **self.buffers})
-        parts = torch.split(self._positions(), self.bench.work.batch_size)
+        parts = self._parts(self._positions())
         with seeded(self.seed, "gradients", self.turn, self.client):
             return self.bench.gradient(iter(parts[:batches]))
 
@@ -130,9 +134,12 @@ class Learner:
             weights: What to evaluate.
             part: ``validation``; ``train``; or ``holdout``, for the evaluation of personal models alone. A client
                 without validation examples is judged on its training examples.
+
+        Raises:
+            ConfigError: There is no such part.
         """
         split = self.bench.task.splits[self.client]
-        positions: Tensor = getattr(split, part)
+        positions: Tensor = getattr(split, lookup("part", part, PARTS))
         if part == "validation" and not len(positions):
             positions = split.train
         self.bench.load({**weights, **self.buffers})
@@ -141,24 +148,26 @@ class Learner:
     def statistics(self, weights: Tensors) -> dict[str, Tensor]:
         """Batch-norm statistics of ``weights`` on the client's training data."""
         self.bench.load(weights)
-        return self.bench.estimate_statistics(self._positions())
+        with seeded(self.seed, "statistics", self.turn, self.client):
+            return self.bench.estimate_statistics(self._positions())
 
     def _positions(self) -> Tensor:
         return self.bench.task.splits[self.client].train
+
+    def _parts(self, positions: Tensor) -> tuple[Tensor, ...]:
+        """Positions in batches; a batch norm cannot be trained on one example, so one left over stays out."""
+        if not len(positions):
+            raise ClientError(f"client {self.client} needs training examples, got none")
+        parts = torch.split(positions, self.bench.work.batch_size)
+        left_over = self.bench.has_batch_norm and len(parts[-1]) == 1 < len(parts[0])
+        return parts[:-1] if left_over else parts
 
     def _batches(self, epochs: int | None, steps: int | None) -> Iterator[Tensor]:
         """Batches of shuffled positions: some passes over the data, or as many as the steps need."""
         work = self.bench.work
         if epochs is not None or steps is not None:
-            work = replace(work, epochs=epochs or 1, steps=steps)
-        own, made, passes = self._positions(), 0, 0
-        shuffle = generator(self.seed, "batches", self.turn, self.client)
-        while made < work.steps if work.steps is not None else passes < work.epochs:
-            passes += 1
-            for batch in torch.split(own[torch.randperm(len(own), generator=shuffle)], work.batch_size):
-                if work.steps is not None and made >= work.steps:
-                    return
-                if len(batch) == 1 and made and self.bench.has_batch_norm:
-                    continue  # a batch norm cannot be trained on one example
-                made += 1
-                yield batch
+            work = replace(work, epochs=work.epochs if epochs is None else epochs, steps=steps)
+        own, shuffle = self._positions(), generator(self.seed, "batches", self.turn, self.client)
+        passes = (self._parts(own[torch.randperm(len(own), generator=shuffle)]) for _ in count())
+        made = work.epochs * len(self._parts(own)) if work.steps is None else work.steps
+        return islice(chain.from_iterable(passes), made)
