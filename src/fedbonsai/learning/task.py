@@ -107,7 +107,8 @@ class Task:
             DataError: There are no clients, or their data do not fit together.
         """
         if isinstance(self.clients, Pool):
-            pool, positions = self.clients, list(self.positions or [torch.arange(len(self.clients))])
+            pool = self.clients
+            positions = [torch.arange(len(pool))] if self.positions is None else list(self.positions)
         else:
             pool, positions = _join([as_pool(data) for data in self.clients])
         if not positions:
@@ -174,9 +175,10 @@ def _join(pools: list[Pool]) -> tuple[Pool, list[Tensor]]:
     filled = [pool for pool in pools if len(pool)]
     if not filled:
         raise DataError("the clients of a task need at least one example in all, got none")
-    shapes = {tuple(pool.inputs.shape[1:]) for pool in filled}
-    if len(shapes) > 1:
-        raise DataError(f"the inputs of all clients must have one shape, got {sorted(shapes)}")
+    for what in ("inputs", "targets"):
+        shapes = {tuple(getattr(pool, what).shape[1:]) for pool in filled}
+        if len(shapes) > 1:
+            raise DataError(f"the {what} of all clients must have one shape, got {sorted(shapes)}")
     bounds = torch.tensor([0] + [len(pool) for pool in pools]).cumsum(0).tolist()
     joined = Pool(
         torch.cat([pool.inputs for pool in filled]), torch.cat([pool.targets for pool in filled]), filled[0].prepare
@@ -186,4 +188,4 @@ def _join(pools: list[Pool]) -> tuple[Pool, list[Tensor]]:
 
 def _class_numbers(targets: Tensor) -> Tensor:
     """Class numbers may be stored small; losses want int64."""
-    return targets.long() if targets.dtype in (torch.uint8, torch.int16, torch.int32) else targets
+    return targets.long() if targets.dtype in (torch.uint8, torch.int8, torch.int16, torch.int32) else targets
