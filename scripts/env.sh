@@ -69,8 +69,9 @@ make_environment() {
     say "making the environment in .venv with Python $version"
     { rm -rf "$env" && mkdir "$env"; } 2>/dev/null || fail "cannot make $env: check the disk, its space and its rights"
     attempt "make an environment" "$python" -m venv "$env"
+  else
+    foundation >"$stamp" # an update that fails, for want of a network perhaps, is tried again and costs no environment
   fi
-  rm -f "$stamp"
   say "installing the packages of constraints.txt (minutes the first time; follow it in .venv/setup.log)"
   attempt "install the packages" install
   { foundation && requirements; } >"$stamp"

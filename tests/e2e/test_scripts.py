@@ -131,6 +131,18 @@ def test_changed_requirements_are_installed_in_place(machine: Machine, file: str
     assert (len(machine.calls("-m venv")), len(machine.calls("-m pip"))) == (1, 2)
 
 
+def test_an_update_that_failed_is_tried_again_in_place(machine: Machine) -> None:
+    machine.add_python("python3", "3.11.7")
+    machine.run("scripts/test", "--setup-only")
+    constraints = machine.checkout / "constraints.txt"
+    before = constraints.read_text()
+    constraints.write_text(before + "# changed\n")
+    assert machine.run("scripts/test", "--setup-only", PIP="exit 1").returncode == 1
+    constraints.write_text(before)
+    assert machine.run("scripts/test", "--setup-only").returncode == 0
+    assert (len(machine.calls("-m venv")), len(machine.calls("-m pip"))) == (1, 3)
+
+
 def test_another_python_or_place_makes_the_environment_anew(machine: Machine) -> None:
     machine.add_python("python3", "3.11.7")
     machine.run("scripts/test", "--setup-only")
