@@ -50,6 +50,15 @@ class Only:
     field: str
     values: tuple[object, ...]
 
+    def allows(self, value: object) -> bool:
+        """Whether the other setting may have ``value``; one that is left out may yet be filled in with what it must be.
+
+        Examples:
+            >>> [Only("optimizer", ("sgd",)).allows(value) for value in ("sgd", "adam", None)]
+            [True, False, True]
+        """
+        return value is None or value in self.values
+
     def __str__(self) -> str:
         return f"{self.field}={'|'.join(str(value) for value in self.values)}"
 
@@ -91,7 +100,7 @@ def check(instance: Any) -> None:  # noqa: ANN401 - any dataclass
             if isinstance(value, int | float) and value not in one:
                 raise ConfigError(f"{name} must be in {one}, got {value}")
         for only in _walk(hint):
-            if isinstance(only, Only) and value != defaults[name] and getattr(instance, only.field) not in only.values:
+            if isinstance(only, Only) and value != defaults[name] and not only.allows(getattr(instance, only.field)):
                 raise ConfigError(
                     f"{name}={value} would not be used: it needs {only}, got {getattr(instance, only.field)}"
                 )
