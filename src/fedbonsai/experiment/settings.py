@@ -98,14 +98,17 @@ def read_toml(path: Path) -> dict[str, Any]:
     """Read an experiment file: fields of `Experiment`, and a table ``[method_settings]``.
 
     Raises:
-        ConfigError: It is missing or not valid TOML.
+        ConfigError: It is missing, not valid TOML, or the method's settings are no table.
     """
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        found = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"no experiment file {path}; give a data set by name or a TOML file that exists") from error
     except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} must be a TOML file; {error}") from error
+    if not isinstance(found.get(METHOD_TABLE, {}), dict):
+        raise ConfigError(f"{METHOD_TABLE} must be a table, [{METHOD_TABLE}], got {found[METHOD_TABLE]!r}")
+    return found
 
 
 def to_toml(experiment: Experiment) -> str:
