@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,11 +67,13 @@ def save(directory: Path, checkpoint: Checkpoint, experiment: str) -> None:
         temporary.replace(target)
         _sync(directory)
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
         kept = "the checkpoint of the round before is whole" if target.exists() else "there is none yet"
         raise CheckpointError(
             f"the checkpoint of round {checkpoint.state.round} cannot be written to {directory}: {error}; {kept}"
         ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def load(directory: Path, setting: Setting, experiment: str) -> Checkpoint | None:
@@ -152,9 +155,13 @@ def _unpack(tensors: dict[str, Tensor], facts: dict[str, Any], setting: Setting)
             else Support.grid(shape, [parts[str(dim)] for dim in range(len(shape))])
         )
 
+    weights = dict(everything.section("weights").tensors)
+    strange = [name for name, one in weights.items() if setting.layout.shapes.get(name) != tuple(one.shape)]
+    if strange:
+        raise SupportError(f"{strange[0]} has shape {tuple(weights[strange[0]].shape)} in it and another one here")
     state = State(
         setting,
-        dict(everything.section("weights").tensors),
+        weights,
         {name: support(name, shape) for name, shape in facts["supports"].items()},
         facts["round"],
         facts["turn"],
