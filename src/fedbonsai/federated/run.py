@@ -6,8 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
-
 from fedbonsai.core.errors import RoundError
 from fedbonsai.core.message import Message
 from fedbonsai.core.state import Setting, State, Tensors
@@ -129,14 +127,29 @@ class Run:
         return self.bench.evaluate(self.bench.task.test)
 
     def train_metric(self, state: State) -> Evaluation:
-        """The final model on all training data (of personal methods: what is shared of it)."""
+        """The final model on all training data (of personal methods: what is shared of it).
+
+        A client whose data the model cannot take was no part of the training, and is no part of this either.
+        """
         self.bench.load(self.deployed(state))
-        positions = torch.cat([split.train for split in self.bench.task.splits])
-        return self.bench.evaluate(self.bench.task.pool, positions)
+        found = [self._learned(client) for client in range(len(self.bench.task.splits))]
+        examples = sum(one.examples for one in found)
+        loss = sum(one.loss * one.examples for one in found) / max(examples, 1)
+        metric = sum(one.metric * one.examples for one in found) / max(examples, 1)
+        return Evaluation(loss, metric, examples)
 
     def deployed(self, state: State) -> Tensors:
         """The tensors of the result, with the statistics that its batch norms need."""
         return {**self.method.model(state), **state.statistics}
+
+    def _learned(self, client: int) -> Evaluation:
+        """The loaded weights on what one client trained on."""
+        try:
+            return self.bench.evaluate(self.bench.task.pool, self.bench.task.splits[client].train)
+        except Exception as error:  # whatever one client's data raise must not cost the result of all rounds
+            logger.debug("client %d cannot be judged", client, exc_info=True)
+            logger.warning("training error: client %d is left out: %s: %s", client, type(error).__name__, error)
+            return Evaluation(0.0, 0.0, 0)
 
     def _due(self, round_: int) -> bool:
         return round_ % self.schedule.evaluate_every == 0 or round_ == self.setting.rounds
