@@ -14,6 +14,7 @@ from fedbonsai.report.formats import size
 from fedbonsai.report.table import comparison
 
 Row = Mapping[str, Any]
+WIDEST_TABLE = 240
 
 
 class Progress:
@@ -108,6 +109,5 @@ def print_table(records: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(name, justify="left" if place == 0 else "right", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    console = Console()
-    # A narrow terminal wraps whole lines, which reads better than numbers broken in two.
-    console.print(table, width=max(console.width, 120), soft_wrap=True)
+    # A narrow terminal wraps whole lines, which reads better than words and numbers cut in two.
+    Console(width=WIDEST_TABLE).print(table, soft_wrap=True)
