@@ -1,5 +1,6 @@
 """What run, compare and resume do."""
 
+import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,8 @@ from fedbonsai.core.errors import ConfigError
 from fedbonsai.experiment.build import make_method, make_task, resolve
 from fedbonsai.experiment.compare import Entry, compare, entries
 from fedbonsai.experiment.config import Experiment
-from fedbonsai.experiment.execute import EXPERIMENT, RESULT, Job, execute
+from fedbonsai.experiment.directory import EXPERIMENT, REPORT, RESULT
+from fedbonsai.experiment.execute import Job, execute
 from fedbonsai.experiment.settings import make_experiment, parse_pairs, read_toml
 from fedbonsai.report.tensorboard import missing_extra
 
@@ -45,13 +47,14 @@ def resume_directory(directory: Path, data_dir: Path | None) -> None:
     runs = sorted(path.parent for path in directory.glob(f"*/{EXPERIMENT}")) if directory.is_dir() else []
     if not runs:
         raise ConfigError(f"{directory} must hold a run ({EXPERIMENT}), it does not")
-    if all((one / RESULT).exists() for one in runs) and (directory / "report.html").exists():
-        print(f"{directory} is finished: see {directory / 'report.html'}")
+    if all((one / RESULT).exists() for one in runs) and (directory / REPORT).exists():
+        print(f"{directory} is finished: see {directory / REPORT}")
         return
     _compare([Entry(one.name, make_experiment(read_toml(one / EXPERIMENT), {})) for one in runs], data_dir, directory)
 
 
 def _run(experiment: Experiment, data_dir: Path | None, out: Path) -> None:
+    _heed_interrupts()
     job = Job(experiment, make_task(experiment, data_dir), make_method(experiment))
     with Progress(f"{experiment.dataset} {experiment.method}", experiment.rounds or 0) as progress:
         result = execute(job, out, progress.advance)
@@ -60,6 +63,7 @@ def _run(experiment: Experiment, data_dir: Path | None, out: Path) -> None:
 
 
 def _compare(runs: Sequence[Entry], data_dir: Path | None, out: Path) -> None:
+    _heed_interrupts()
     rounds = sum(one.experiment.rounds or 0 for one in runs)
     with Progress(runs[0].experiment.dataset, rounds) as progress:
         results = compare(runs, out, data_dir=data_dir, observer=lambda entry: progress.named(entry.label))
@@ -67,8 +71,13 @@ def _compare(runs: Sequence[Entry], data_dir: Path | None, out: Path) -> None:
     _closing(out)
 
 
+def _heed_interrupts() -> None:
+    """From here on Ctrl-C is an exception: everything is imported, and workers are to be ended."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _closing(out: Path) -> None:
-    print(f"results: {out}   report: {out / 'report.html'}")
+    print(f"results: {out}   report: {out / REPORT}")
     hint = missing_extra()
     if hint:
         print(hint)

@@ -4,12 +4,18 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from fedbonsai.core.errors import ConfigError
+from fedbonsai.core.errors import lookup
+from fedbonsai.experiment.build import OWN
 from fedbonsai.experiment.config import Experiment
 from fedbonsai.experiment.execute import Job, Result, execute
+from fedbonsai.experiment.settings import coerce
 from fedbonsai.federated.method import Method
 from fedbonsai.federated.run import Observer
 from fedbonsai.learning.task import Pool, Task
+
+_OF_THE_TASK = ("dataset", "model", "width", "norm", "partition", "concentration", "shards", "clients")
+IN_TASK_AND_METHOD = frozenset((*_OF_THE_TASK, "method", "method_settings"))
+"""Settings of experiments that the arguments ``task`` and ``method`` say here."""
 
 
 def run(  # noqa: PLR0913 - the public entry; all but two are keywords with defaults
@@ -35,7 +41,7 @@ def run(  # noqa: PLR0913 - the public entry; all but two are keywords with defa
             ``optimizer="sgd"``, ``lr=0.05``, ``clip=None``, ``validation=0.1``, ``seed=0``, ``engine="auto"``, ...).
 
     Raises:
-        ConfigError: A setting is unknown or does not fit.
+        ConfigError: A setting is unknown, does not fit, or is for the task or the method to say.
 
     Examples:
         >>> import torch, fedbonsai as fb
@@ -49,12 +55,11 @@ def run(  # noqa: PLR0913 - the public entry; all but two are keywords with defa
     fields = dataclasses.fields(method)  # type: ignore[arg-type]
     own = {one.name: getattr(method, one.name) for one in fields if getattr(method, one.name) != one.default}
     clients = len(task.positions or [()]) if isinstance(task.clients, Pool) else len(task.clients)
-    known = {one.name for one in dataclasses.fields(Experiment)}
-    unknown = sorted(set(settings) - known)
-    if unknown:
-        raise ConfigError(f"unknown setting {unknown[0]!r}; known: {', '.join(sorted(known))}")
-    given: dict[str, Any] = {"dataset": "own", "method": method.name, "method_settings": own, "clients": clients}
+    known = sorted({one.name for one in dataclasses.fields(Experiment)} - IN_TASK_AND_METHOD)
+    for name in settings:
+        lookup("setting", name, known)
+    given = {"dataset": OWN, "method": method.name, "method_settings": own, "clients": clients}
     given |= {"rounds": rounds, "cohort": cohort} | settings
     defaults = {"epochs": 1, "batch_size": 32, "optimizer": "sgd", "lr": 0.05}
-    experiment = Experiment(**given).resolved(defaults)
+    experiment = Experiment(**coerce(Experiment, given, "setting")).resolved(defaults)
     return execute(Job(experiment, task, method), None if out is None else Path(out), observer)

@@ -25,6 +25,9 @@ from fedbonsai.learning.work import Work
 from fedbonsai.methods import method_class
 from fedbonsai.models.build import build
 
+OWN = "own"
+"""What stands for the data set of a task that was given in Python."""
+
 WORTH_A_PROCESS = 2_000_000
 """FLOPs of one training step above which a second process pays for the bytes that it is sent."""
 
@@ -44,8 +47,12 @@ def make_task(experiment: Experiment, data_dir: Path | None = None) -> Task:
 
     Raises:
         DataError: The data cannot be had.
-        ConfigError: A name is unknown, or settings do not fit the data.
+        ConfigError: A name is unknown, or settings do not fit the data; or the task was given in Python.
     """
+    if experiment.dataset == OWN:
+        raise ConfigError(
+            "a run of a task given in Python goes on from Python: call fedbonsai.run as before, with the same out"
+        )
     dataset = load(experiment.dataset, data_dir)
     if experiment.dataset not in DATASETS and dataset.loss == "next_token" and experiment.model == IMAGE_DEFAULTS.model:
         experiment = dataclasses.replace(experiment, model=TEXT_DEFAULTS.model)
@@ -88,9 +95,11 @@ def check_personal(method: Method, experiment: Experiment) -> float:
     """The share of data to hold out for personal models.
 
     Raises:
-        ConfigError: Personal models are to be evaluated on no data.
+        ConfigError: Personal models are to be evaluated on no data, or data held out for models that nobody has.
     """
     if not (method.traits.personal or experiment.batch_norm == "local"):
+        if experiment.holdout != Experiment.holdout:
+            raise ConfigError(f"holdout={experiment.holdout} would not be used: {method.name} has no personal models")
         return 0.0
     if not experiment.holdout:
         raise ConfigError("personal models are evaluated on held-out data; holdout must be above 0, got 0")

@@ -1,6 +1,7 @@
 """Several methods on one task: the same data, seeds and cohorts, one table, one report."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from fedbonsai.core.errors import ConfigError, lookup
 from fedbonsai.experiment.build import make_method, make_task, resolve
 from fedbonsai.experiment.config import Experiment
+from fedbonsai.experiment.directory import REPORT, check_comparison, claimed
 from fedbonsai.experiment.execute import Job, Result, execute
 from fedbonsai.experiment.settings import METHOD_TABLE, fields_of, make_experiment
 from fedbonsai.federated.run import Observer
@@ -77,11 +79,18 @@ def compare(
         out: Where to.
         data_dir: Where data sets are.
         observer: Makes the observer of each run.
+
+    Raises:
+        ConfigError: A run is refused, or ``out`` holds something else than a comparison with these runs.
     """
+    check_comparison(out, [entry.label for entry in runs])
     results = []
-    for entry in runs:
-        job = Job(entry.experiment, make_task(entry.experiment, data_dir), make_method(entry.experiment))
-        results.append(execute(job, out / entry.label, observer(entry)))
+    with ExitStack() as held:
+        for entry in runs:  # all before the first begins: what is interrupted must know of those that had not begun
+            held.enter_context(claimed(out / entry.label, entry.experiment))
+        for entry in runs:
+            job = Job(entry.experiment, make_task(entry.experiment, data_dir), make_method(entry.experiment))
+            results.append(execute(job, out / entry.label, observer(entry)))
     title = f"{runs[0].experiment.dataset}: {', '.join(entry.label for entry in runs)}"
-    write_report([result.record for result in results], out / "report.html", title=title)
+    write_report([result.record for result in results], out / REPORT, title=title)
     return results

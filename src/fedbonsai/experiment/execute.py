@@ -1,8 +1,6 @@
 """Run an experiment, write its directory, resume it."""
 
 import json
-import logging
-import os
 import platform
 import resource
 from collections.abc import Iterator
@@ -13,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -22,7 +21,7 @@ from fedbonsai.core.seeds import seeded
 from fedbonsai.core.state import Setting, Tensors
 from fedbonsai.experiment.build import check_personal, choose_engine, make_engine, make_work
 from fedbonsai.experiment.config import Experiment
-from fedbonsai.experiment.settings import read_toml, to_toml
+from fedbonsai.experiment.directory import CHECKPOINT, MODEL, REPORT, RESULT, claimed, replacing, write_text
 from fedbonsai.federated.checkpoint import Checkpoint
 from fedbonsai.federated.method import Method
 from fedbonsai.federated.round import Rules
@@ -30,12 +29,9 @@ from fedbonsai.federated.run import Observer, Run, Schedule
 from fedbonsai.learning.bench import Bench
 from fedbonsai.learning.task import PreparedTask, Task
 from fedbonsai.report.html import write_report
-from fedbonsai.report.tensorboard import missing_extra, write_events
-
-logger = logging.getLogger(__name__)
+from fedbonsai.report.tensorboard import write_events
 
 SCHEMA = 1
-EXPERIMENT, RESULT, MODEL, CHECKPOINT = "experiment.toml", "result.json", "model.safetensors", "checkpoint"
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +102,7 @@ def execute(job: Job, out: Path | None = None, observer: Observer | None = None)
     experiment = job.experiment
     held_out = check_personal(job.method, experiment)
     prepared = job.task.prepared(experiment.validation, experiment.seed, held_out)
-    if out is not None:
-        claim(out, experiment)
-    with one_thread():
+    with claimed(out, experiment), one_thread():
         bench = Bench(prepared, make_work(experiment), experiment.seed)
         run = make_run(experiment, job.method, bench, out)
         try:
@@ -130,6 +124,8 @@ def make_run(experiment: Experiment, method: Method, bench: Bench, out: Path | N
         raise ConfigError("an experiment needs rounds and a cohort before it can run, got none")
     if experiment.cohort > clients:
         raise ConfigError(f"cohort must be at most the number of clients, {clients}, got {experiment.cohort}")
+    if experiment.batch_norm != "average" and not bench.has_batch_norm:
+        raise ConfigError(f"batch_norm={experiment.batch_norm} would not be used: the model has no batch norm")
     rules = Rules(
         experiment.cohort, experiment.min_clients, int(experiment.window_mb * 1e6), float(len(bench.task.pool))
     )
@@ -192,55 +188,20 @@ def make_record(experiment: Experiment, run: Run, checkpoint: Checkpoint) -> dic
     }
 
 
-def claim(out: Path, experiment: Experiment) -> None:
-    """Take a directory for a run, or make sure that it is this run's already.
-
-    Raises:
-        ConfigError: It holds another run, or cannot be written.
-    """
-    written = out / EXPERIMENT
-    text = to_toml(experiment)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        if not written.exists():
-            if any(out.iterdir()):
-                raise ConfigError(f"{out} must be empty or hold this run, it holds other files; choose another --out")
-            write_text(written, text)
-    except OSError as error:
-        raise ConfigError(f"{out} must be a directory that can be written; {error}") from error
-    before = Experiment(**read_toml(written))
-    if before.digest != experiment.digest:
-        raise ConfigError(
-            f"{out} holds another run ({before.name}), not {experiment.name}; choose another --out, or resume that one"
-        )
-
-
 def write_result(out: Path, result: Result) -> None:
-    """Write ``result.json``, the model, the report and the TensorBoard events.
+    """Write the model, the report, the TensorBoard events, and last ``result.json``, which says that all is there.
 
     Raises:
         CheckpointError: The disk is full or cannot be written; the checkpoint stands, resume writes them again.
     """
-    temporary = out / f".{MODEL}.{os.getpid()}"
     try:
-        save_file({name: one.contiguous().clone() for name, one in result.tensors.items()}, temporary)
-        temporary.replace(out / MODEL)
-        write_text(out / RESULT, json.dumps(result.record, indent=1))
-        write_report([result.record], out / "report.html", title=result.record["name"])
+        with replacing(out / MODEL) as temporary:
+            save_file({name: one.contiguous().clone() for name, one in result.tensors.items()}, temporary)
+        write_report([result.record], out / REPORT, title=result.record["name"])
         write_events(result.record, out / "tensorboard")
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
+        write_text(out / RESULT, json.dumps(result.record, indent=1))
+    except (OSError, SafetensorError) as error:
         raise CheckpointError(f"the result cannot be written to {out}: {error}; make room and resume") from error
-    hint = missing_extra()
-    if hint:
-        logger.info(hint)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that it is there whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, "utf-8")
-    temporary.replace(path)
 
 
 def environment() -> dict[str, Any]:
