@@ -11,15 +11,20 @@ from click import ClickException
 
 from fedbonsai.core.errors import FedbonsaiError
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 app = typer.Typer(
     name="fedbonsai",
     help="Train one network across many devices, prune it while it trains, ship it small.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 
+# Arguments are told by the usage line: typer 0.20 beside click 8.5 loses their help texts, and stray backslashes come.
+What = Annotated[str, typer.Argument(metavar="DATASET|FILE.toml", hidden=True)]
+Directory = Annotated[Path, typer.Argument(metavar="DIRECTORY", hidden=True)]
 Set = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="A setting of the method or the experiment; may be repeated."),
@@ -35,7 +40,7 @@ Out = Annotated[Path | None, typer.Option(help="Directory for the results; runs/
 
 @app.command()
 def run(
-    experiment: Annotated[str, typer.Argument(help="A data set, or an experiment file ending in .toml.")],
+    experiment: What,
     method: Annotated[str | None, typer.Option(help="One of `fedbonsai methods`; fedavg by default.")] = None,
     rounds: Rounds = None,
     clients: Clients = None,
@@ -55,8 +60,10 @@ def run(
 
 @app.command()
 def compare(
-    experiment: Annotated[str, typer.Argument(help="A data set, or an experiment file ending in .toml.")],
-    methods: Annotated[str, typer.Option(help="Methods, separated by commas.")] = "fedavg,local-prune",
+    experiment: What,
+    methods: Annotated[
+        str, typer.Option(help="Methods, separated by commas; fedavg,local-prune by default.", show_default=False)
+    ] = "fedavg,local-prune",
     densities: Annotated[str, typer.Option(help="Densities for methods that prune, separated by commas.")] = "",
     rounds: Rounds = None,
     clients: Clients = None,
@@ -76,17 +83,17 @@ def compare(
 
 @app.command()
 def resume(
-    directory: Annotated[Path, typer.Argument(help="Directory of a run or of a comparison.")],
+    directory: Directory,
     data_dir: DataDir = None,
 ) -> None:
-    """Go on with an interrupted run; the result is bit-equal to one that never stopped."""
+    """Go on with an interrupted run or comparison; the result is bit-equal to one that never stopped."""
     from fedbonsai.cli.commands import resume_directory
 
     resume_directory(directory, data_dir)
 
 
 @app.command()
-def methods(name: Annotated[str | None, typer.Argument(help="One method, for its settings.")] = None) -> None:
+def methods(name: Annotated[str | None, typer.Argument(metavar="[METHOD]", hidden=True)] = None) -> None:
     """List the methods, or the settings of one."""
     from fedbonsai.cli.lists import show_methods
 
@@ -94,7 +101,7 @@ def methods(name: Annotated[str | None, typer.Argument(help="One method, for its
 
 
 @app.command()
-def datasets(name: Annotated[str | None, typer.Argument(help="One data set, for its details.")] = None) -> None:
+def datasets(name: Annotated[str | None, typer.Argument(metavar="[DATASET]", hidden=True)] = None) -> None:
     """List the data sets, or what one suggests."""
     from fedbonsai.cli.lists import show_datasets
 
@@ -105,14 +112,14 @@ def start(arguments: Sequence[str]) -> int:
     """Run the command line; return the exit code. An error of our own is one line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        app(list(arguments), prog_name="fedbonsai", standalone_mode=False)
-    except typer.Exit as stop:
-        return stop.exit_code
+        # Of a Ctrl-C, typer makes an exception in older versions and a returned code in newer ones.
+        code = app(list(arguments) or ["--help"], prog_name="fedbonsai", standalone_mode=False) or 0
     except (typer.Abort, KeyboardInterrupt):
-        print("interrupted; `fedbonsai resume DIR` goes on from the last finished round", file=sys.stderr)
-        return 130
+        code = INTERRUPTED
     except (FedbonsaiError, ClickException) as error:
-        text = error.format_message() if isinstance(error, ClickException) else error
-        print(f"error: {text}", file=sys.stderr)
+        text = error.format_message() if isinstance(error, ClickException) else str(error)
+        print(f"error: {' '.join(text.split())}", file=sys.stderr)
         return 2 if isinstance(error, ClickException) else 1
-    return 0
+    if code == INTERRUPTED:
+        print("interrupted; `fedbonsai resume DIR` goes on from the last finished round", file=sys.stderr)
+    return int(code)
