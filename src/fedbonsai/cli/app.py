@@ -108,9 +108,16 @@ def datasets(name: Annotated[str | None, typer.Argument(metavar="[DATASET]", hid
     show_datasets(name)
 
 
+class _Log(logging.Handler):
+    """Writes to whatever standard error is at the moment: while a bar is shown, that is what prints above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
 def start(arguments: Sequence[str]) -> int:
     """Run the command line; return the exit code. An error of our own is one line."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Log()])
     try:
         # Of a Ctrl-C, typer makes an exception in older versions and a returned code in newer ones.
         code = app(list(arguments) or ["--help"], prog_name="fedbonsai", standalone_mode=False) or 0
