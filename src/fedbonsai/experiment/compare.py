@@ -49,7 +49,7 @@ def entries(
         raise ConfigError(f"a comparison takes each method once, got {', '.join(methods)}")
     if densities and not any("density" in fields for fields in own.values()):
         raise ConfigError(f"densities were given, but none of {', '.join(methods)} prunes to one")
-    general = set(fields_of(Experiment))
+    general = set(fields_of(Experiment)) - {"method", METHOD_TABLE}
     for key in [*pairs, *base.get(METHOD_TABLE, {})]:
         lookup("setting", key.rpartition(".")[2], sorted(general.union(*own.values())))
     found = []

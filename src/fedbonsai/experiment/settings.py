@@ -49,7 +49,8 @@ def make_experiment(base: Mapping[str, Any], pairs: Mapping[str, Any]) -> Experi
     Raises:
         ConfigError: A key is unknown (the message lists what is known) or ambiguous, or a value does not fit.
     """
-    cls = method_class(str(base.get("method", Experiment.method)))
+    named = pairs.get("experiment.method", pairs.get("method", base.get("method", Experiment.method)))
+    cls = method_class(str(named))
     own, general = fields_of(cls), fields_of(Experiment)
     general.pop(METHOD_TABLE)
     experiment = {key: value for key, value in base.items() if key != METHOD_TABLE}
