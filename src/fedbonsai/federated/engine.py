@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fedbonsai.core.state import Memory
 
@@ -25,6 +25,7 @@ class Answer:
     error: str = ""
 
 
+@runtime_checkable
 class Engine(Protocol):
     """Carries tasks to clients. Simulating engines also keep what their clients remember.
 

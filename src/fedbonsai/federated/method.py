@@ -40,6 +40,7 @@ class Traits:
     personal: bool = False
 
 
+@runtime_checkable
 class ServerSide(Protocol):
     """The part of a method that a round on the server needs."""
 

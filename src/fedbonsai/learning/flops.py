@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
+from torch.utils.flop_counter import conv_flop_count, flop_registry
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,16 @@ class Cost:
 
     forward: int
     backward: int
+
+
+def _convolution_backward(output: Tensor, inputs: Tensor, weight: Tensor, *rest: Any, **_: Any) -> int:  # noqa: ANN401
+    """Each of the two gradients costs what the forward pass does; torch's own formula forgets ``groups`` in one."""
+    transposed, needed = rest[4], rest[-1]
+    once = conv_flop_count(list(inputs.shape), list(weight.shape), list(output.shape), transposed)
+    return once * int(sum(needed[:2]))
+
+
+_FORMULAS = {**flop_registry, torch.ops.aten.convolution_backward: _convolution_backward}
 
 
 class _Counter(TorchDispatchMode):
@@ -33,7 +43,7 @@ class _Counter(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # noqa: ANN401
         result = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func.overloadpacket)
+        formula = _FORMULAS.get(func.overloadpacket)
         if formula is not None:
             self.flops += int(formula(*args, **(kwargs or {}), out_val=result))
         return result

@@ -3,12 +3,12 @@
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from fedbonsai.core.errors import ConfigError
+from fedbonsai.core.errors import ConfigError, lookup
 
 OptimizerName = Literal["sgd", "adam"]
 ScheduleName = Literal["constant", "linear", "cosine", "exponential"]
@@ -45,6 +45,8 @@ class Work:
     clip: float | None = None
 
     def __post_init__(self) -> None:
+        lookup("optimizer", self.optimizer, get_args(OptimizerName))
+        lookup("learning-rate schedule", self.lr_schedule, get_args(ScheduleName))
         for name, value, least in (("epochs", self.epochs, 1), ("batch_size", self.batch_size, 1)):
             if value < least:
                 raise ConfigError(f"{name} must be at least {least}, got {value}")
@@ -58,7 +60,7 @@ class Work:
             raise ConfigError(
                 f"momentum must be in [0, 1) and weight_decay >= 0, got {self.momentum} and {self.weight_decay}"
             )
-        if self.clip is not None and self.clip <= 0:
+        if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip must be positive, got {self.clip}; leave it out not to clip")
 
     def learning_rate(self, progress: float) -> float:
@@ -90,6 +92,7 @@ _SCHEDULES: Mapping[str, Callable[[float, float], float]] = {
 }
 
 
+@runtime_checkable
 class Optimizer(Protocol):
     """Moves a flat vector of weights along a flat gradient, in place."""
 

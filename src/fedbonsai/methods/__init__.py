@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 METHODS = {
     "fedavg": "FedAvg",
+    "fedprox": "FedProx",
     "local-prune": "LocalPrune",
 }
 """Class by the name used on the command line; the file is the name with underscores."""

@@ -12,25 +12,24 @@ drop = max(v) - v: while drop <= ``slack`` d_t shrinks by the factor that meets 
 it rests; beyond, it grows by that factor, and clients regrow weights by gradient.
 """
 
-import logging
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
 from fedbonsai.core.errors import ConfigError
 from fedbonsai.core.fields import DENSITY, NOT_NEGATIVE, PART, POSITIVE, Only, check
+from fedbonsai.core.layout import Layout
 from fedbonsai.core.message import Message
 from fedbonsai.core.state import Memory, Setting, State, Tensors
 from fedbonsai.core.support import Support
 from fedbonsai.federated.aggregate import Absent, Denominator, Kernel, ServerOptimizer, Total, average
+from fedbonsai.federated.consensus import ballot, voted
 from fedbonsai.federated.method import Plan, Traits
 from fedbonsai.federated.steps import model_task, stepped, trained
 from fedbonsai.learning.learner import Learner
 from fedbonsai.sparsity.masks import above
-from fedbonsai.sparsity.schedules import cubic
+from fedbonsai.sparsity.schedules import Ramp
 from fedbonsai.sparsity.scores import score
 from fedbonsai.sparsity.selection import Selection, Unit
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,14 +87,10 @@ class LocalPrune:
         if self.warmup > self.reach:
             raise ConfigError(f"warmup must not be later than reach, got {self.warmup} and {self.reach}")
 
-    @property
-    def target(self) -> float:
-        """The density to end with."""
-        return 0.2 if self.density is None else self.density
-
     def init(self, setting: Setting, weights: Tensors) -> State:
-        self._selection(setting).require(self.target if self.threshold is None else 0.0)
-        return State(setting, weights, memory=Memory(numbers={"density": self._scheduled(setting, 0)}))
+        ramp = self._ramp(setting)
+        self._selection(setting.layout).require(ramp.target if self.threshold is None else 1.0)
+        return State(setting, weights, memory=Memory(numbers={"density": 1.0 if self.adaptive else ramp.density(0)}))
 
     def plan(self, state: State) -> Plan:
         del state
@@ -109,26 +104,21 @@ class LocalPrune:
         received, numbers = task.supports(), {}
         if self.adaptive:
             judged = learner.evaluate(task.dense())
-            numbers = {
-                "validation_metric": judged.metric * judged.examples,
-                "validation_examples": float(judged.examples),
-            }
+            numbers = {"validation_metric": judged.metric * judged.examples, "validation_examples": judged.examples}
         fit = learner.fit(task.dense(), received)
         if not task.numbers["prune"]:
             return trained(fit, received, **numbers), memory
-        selection = Selection(learner.layout, self.unit, self.floor)
         supports, floored = self._prune(fit.weights, received, task, learner)
         if self.recover == "rollback" and self._hurts(fit.weights, supports, learner):
-            supports = received
-            numbers["rolled_back"] = 1.0
-        numbers |= {f"floor/{name}": 1.0 for name in floored}
-        return trained(fit, supports, kept=float(selection.kept(supports)), **numbers), memory
+            supports, numbers["rolled_back"] = received, 1
+        numbers |= ballot(supports, floored, self._selection(learner.layout))
+        return trained(fit, supports, **numbers), memory
 
     def finalize(self, state: State, total: Total) -> State:
         mean = average(total, state.weights, Kernel("weights", self.denominator, self.absent))
         after = stepped(state, mean, self.server_optimizer, self.server_lr)
         if self._pruning(state):
-            after = self._vote(after, total)
+            after = voted(after, total, self._selection(state.setting.layout))
         return replace(after, memory=Memory(numbers=self._next(after, total)))
 
     def model(self, state: State) -> Tensors:
@@ -137,71 +127,42 @@ class LocalPrune:
     def _prune(
         self, weights: Tensors, received: dict[str, Support], task: Message, learner: Learner
     ) -> tuple[dict[str, Support], list[str]]:
-        """Choose what a client keeps of its trained weights."""
-        selection = Selection(learner.layout, self.unit, self.floor)
-        wanted, present = round(task.numbers["density"] * selection.total), selection.kept(received)
+        """Choose what a client keeps of its trained weights, and say which layers their floor held up."""
+        selection = self._selection(learner.layout)
+        wanted = round(task.numbers["density"] * selection.total)
         swapped = round(self.regrow * (1 - task.numbers["progress"]) * wanted) if self.recover == "gradient" else 0
-        grows = swapped > 0 or wanted > present
+        grows = self.threshold is None and (swapped > 0 or wanted > selection.kept(received))
         gradients = learner.gradients(weights) if grows or self.importance != "magnitude" else {}
         prunable = {name: weights[name] for name in learner.layout.prunable}
         scores = score(self.importance, prunable, gradients)
         if self.threshold is not None:
-            masks = above(scores, self.threshold, self.threshold_scale)
-            return selection.within(masks, scores, received)
+            return selection.within(above(scores, self.threshold, self.threshold_scale), scores, received)
         growth = score("gradient", prunable, gradients) if grows else None
         return selection.choose(scores, received, wanted, growth, swapped)
 
     def _hurts(self, weights: Tensors, supports: dict[str, Support], learner: Learner) -> bool:
         """Whether pruning raised the client's validation loss by more than the tolerance."""
         cut = {name: supports[name].apply(one) if name in supports else one for name, one in weights.items()}
-        before, after = learner.evaluate(weights).loss, learner.evaluate(cut).loss
-        return after > before * (1 + self.tolerance)
-
-    def _vote(self, state: State, total: Total) -> State:
-        """Keep as many weights as the clients did on average: those that most examples kept, then the largest."""
-        selection = self._selection(state.setting)
-        votes = {name: total.groups["weights"][name].held().double() for name in state.setting.layout.prunable}
-        largest = max(float(state.weights[name].abs().max()) for name in votes) or 1.0
-        scores = {name: vote + 0.5 * state.weights[name].abs() / largest for name, vote in votes.items()}
-        supports, _ = selection.choose(scores, {}, round(total.numbers["kept"] / total.clients))
-        for name in state.setting.layout.prunable:
-            clients = int(total.numbers.get(f"floor/{name}", 0))
-            if clients:
-                kept = supports[name].count if name in supports else votes[name].numel()
-                logger.warning("%s would have been emptied on %d clients; %d weights are kept", name, clients, kept)
-        return state.moved(state.weights, supports)
+        return learner.evaluate(cut).loss > learner.evaluate(weights).loss * (1 + self.tolerance)
 
     def _next(self, state: State, total: Total) -> dict[str, float]:
         """What the server remembers: the density to ask for in the next round, and the metric it follows."""
-        memory = {name: float(value) for name, value in state.memory.numbers.items()}
-        finished = state.round + 1
+        ramp, finished, before = self._ramp(state.setting), state.round + 1, state.memory.numbers
         if not self.adaptive:
-            return {"density": self._scheduled(state.setting, finished)}
-        found = total.numbers["validation_metric"] / max(total.numbers["validation_examples"], 1.0)
-        metric = 0.5 * (memory.get("metric", found) + found)
-        best = max(memory.get("best", metric), metric)
-        if finished < self._start(state.setting):
-            return {"density": 1.0, "metric": metric, "best": best}
-        factor = self.target ** (1 / max(1, self._end(state.setting) - self._start(state.setting)))
-        drop = best - metric
-        moved = memory["density"] * (factor if drop <= self.slack else 1.0 if drop <= 2 * self.slack else 1 / factor)
-        return {"density": min(1.0, max(self.target, moved)), "metric": metric, "best": best}
+            return {"density": ramp.density(finished)}
+        found = total.numbers["validation_metric"] / max(total.numbers["validation_examples"], 1)
+        metric = 0.5 * (float(before.get("metric", found)) + found)
+        best = max(float(before.get("best", metric)), metric)
+        density = float(before["density"])
+        if finished > ramp.start:
+            density = ramp.followed(density, best - metric, self.slack)
+        return {"density": density, "metric": metric, "best": best}
 
-    def _scheduled(self, setting: Setting, finished: int) -> float:
-        """Density asked for in the round after ``finished`` ones."""
-        start, end = self._start(setting), self._end(setting)
-        if finished < start:
-            return 1.0
-        return cubic((finished + 1 - start) / max(1, end - start), 1.0, self.target)
+    def _ramp(self, setting: Setting) -> Ramp:
+        return Ramp.over(setting.rounds, self.warmup, self.reach, 0.2 if self.density is None else self.density)
 
     def _pruning(self, state: State) -> bool:
-        return state.round >= self._start(state.setting)
+        return state.round >= self._ramp(state.setting).start
 
-    def _start(self, setting: Setting) -> int:
-        return round(self.warmup * setting.rounds)
-
-    def _end(self, setting: Setting) -> int:
-        return max(self._start(setting) + 1, round(self.reach * setting.rounds))
-
-    def _selection(self, setting: Setting) -> Selection:
-        return Selection(setting.layout, self.unit, self.floor)
+    def _selection(self, layout: Layout) -> Selection:
+        return Selection(layout, self.unit, self.floor)

@@ -84,7 +84,9 @@ class Selection:
         here = {name: _indicator(present, name) for name in scores}
         masked = {name: _where(here[name], one, present=True) for name, one in scores.items()}
         kept = self.kept(present)
-        keep = min(count, kept) - (min(swapped, self.total - kept) if growth is not None else 0)
+        keep = min(count, kept)
+        if growth is not None:  # no more can be swapped in than is absent
+            keep = max(keep - swapped, count - (self.total - kept))
         masks, floored = self._top(masked, max(keep, 0), floors=True)
         if growth is not None:
             absent = {name: _where(here[name], one, present=False) for name, one in growth.items()}

@@ -1,0 +1,182 @@
+"""Dense and pruned training side by side: accuracy, bytes, and the speed of one round.
+
+    OMP_WAIT_POLICY=PASSIVE .venv/bin/python benchmarks/first_round.py [--parts digits,fashion,loop,engines] [--write]
+
+Prints one Markdown table a part; ``--write`` puts them into docs/benchmarks.md, each between its two marker comments.
+Needs the data directory for everything but digits (FEDBONSAI_DATA, or ../shared/data).
+"""
+
+import argparse
+import copy
+import os
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+from torch import nn
+
+from fedbonsai.experiment.build import make_method, make_task, make_work, resolve
+from fedbonsai.experiment.execute import Job, cpu_name, execute, make_run
+from fedbonsai.experiment.settings import make_experiment
+from fedbonsai.federated.round import draw_cohort, run_round
+from fedbonsai.learning.bench import Bench
+
+PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
+SEEDS = (1, 2, 3)
+Table = list[list[str]]
+
+FASHION = {"dataset": "fashion_mnist", "clients": 50, "cohort": 10, "model": "cnn", "partition": "dirichlet"}
+
+
+def accuracy(base: dict[str, Any], rounds: int) -> Table:
+    """FedAvg and local-prune with the data set's defaults, mean and spread over the seeds."""
+    rows = [["method", "test accuracy", "points below dense", "bytes, both ways", "weights kept", "seconds a run"]]
+    dense: list[float] = []
+    for method in ("fedavg", "local-prune"):
+        finals = []
+        for seed in SEEDS:
+            experiment = resolve(make_experiment({**base, "method": method, "seed": seed, "rounds": rounds}, {}))
+            finals.append(execute(Job(experiment, make_task(experiment), make_method(experiment))).final)
+            print(f"  {base['dataset']} {method} seed {seed}: {finals[-1]['test_metric']:.4f}", file=sys.stderr)
+        scores = [final["test_metric"] for final in finals]
+        dense = dense or scores
+        moved = [(final["bytes_down"] + final["bytes_up"]) / final["bytes_dense"] for final in finals]
+        rows.append(
+            [
+                method,
+                spread(scores, 100, " %"),
+                spread([d - s for d, s in zip(dense, scores, strict=True)], 100, ""),
+                f"{statistics.mean(moved):.3f}x",
+                f"{100 * statistics.mean(final['density'] for final in finals):.1f} %",
+                f"{statistics.mean(final['seconds'] for final in finals):.0f}",
+            ]
+        )
+    return rows
+
+
+def plain_loop(model: nn.Module, clients: Sequence[tuple[torch.Tensor, torch.Tensor]], lr: float, batch: int) -> None:
+    """What one would write: copy the model, a data loader and an optimizer a client, average the state dicts."""
+    states, sizes = [], []
+    for inputs, targets in clients:
+        own = copy.deepcopy(model)
+        data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, targets), batch, shuffle=True)
+        optimizer = torch.optim.SGD(own.parameters(), lr)
+        for x, y in data:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(own(x), y).backward()
+            optimizer.step()
+        states.append(own.state_dict())
+        sizes.append(len(targets))
+    mean = {
+        name: sum(size * state[name] for size, state in zip(sizes, states, strict=True)) / sum(sizes)
+        for name in states[0]
+    }
+    model.load_state_dict(mean)
+
+
+def loop() -> Table:
+    """One FedAvg round, encoded and decoded both ways, against the plain loop over the same clients."""
+    rows = [["task", "plain loop, s a round", "fedbonsai, s a round", "ratio"]]
+    torch.set_num_threads(1)
+    for name, base in {"digits, CNN": {"dataset": "digits", "epochs": 1}, "fashion_mnist, CNN": FASHION}.items():
+        experiment = resolve(make_experiment({**base, "engine": "local"}, {}))
+        bench = Bench(make_task(experiment).prepared(experiment.validation, 0), make_work(experiment), 0)
+        run = make_run(experiment, make_method(experiment), bench, None)
+        state = run.start().state
+        cohort = draw_cohort(run.method.plan(state), state, run.rules)
+        pool, splits = bench.task.pool, bench.task.splits
+        clients = [pool.batch(splits[client].train) for client in cohort]
+        model = bench.task.model()
+        plain, ours = interleaved(
+            lambda model=model, clients=clients, work=bench.work: plain_loop(model, clients, work.lr, work.batch_size),
+            lambda run=run, state=state: run_round(run.method, state, run.engine, run.rules),
+            repeats=9,
+        )
+        rows.append([name, f"{plain:.3f}", f"{ours:.3f}", f"{ours / plain:.2f}x"])
+    return rows
+
+
+def engines() -> Table:
+    """The same rounds on both engines, evaluation included."""
+    rows = [["task", "local, s a round", "processes (2), s a round", "speed-up"]]
+    torch.set_num_threads(1)
+    runs = {}
+    for engine in ("local", "processes"):
+        settings = {**FASHION, "engine": engine, **({"workers": 2} if engine == "processes" else {})}
+        experiment = resolve(make_experiment(settings, {}))
+        bench = Bench(make_task(experiment).prepared(experiment.validation, 0), make_work(experiment), 0)
+        runs[engine] = make_run(experiment, make_method(experiment), bench, None)
+    state = runs["local"].start().state
+
+    def one_round(engine: str) -> Callable[[], object]:
+        run = runs[engine]
+        return lambda: run.evaluate(run_round(run.method, state, run.engine, run.rules)[0])
+
+    local, processes = interleaved(one_round("local"), one_round("processes"), repeats=9)
+    runs["processes"].engine.close()
+    rows.append(["fashion_mnist, CNN", f"{local:.2f}", f"{processes:.2f}", f"{local / processes:.2f}x"])
+    return rows
+
+
+def interleaved(one: Callable[[], object], two: Callable[[], object], repeats: int) -> tuple[float, float]:
+    """Median wall seconds of both, taken in turns so that a noisy machine disturbs them alike."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for repeat in range(repeats + 1):
+        for place, work in enumerate((one, two)):
+            began = time.perf_counter()
+            work()
+            if repeat:  # the first is the warm-up
+                times[place].append(time.perf_counter() - began)
+    return statistics.median(times[0]), statistics.median(times[1])
+
+
+def spread(values: Sequence[float], scale: float, unit: str) -> str:
+    """Mean and standard deviation."""
+    return f"{scale * statistics.mean(values):.2f}{unit} ± {scale * statistics.stdev(values):.2f}"
+
+
+def markdown(table: Table) -> str:
+    """A table as Markdown, numbers to the right."""
+    head, *rows = table
+    rule = ["---"] + ["---:"] * (len(head) - 1)
+    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
+
+
+PARTS: dict[str, Callable[[], Table]] = {
+    "digits": lambda: accuracy(
+        {"dataset": "digits", "clients": 20, "partition": "dirichlet", "concentration": 0.5}, 20
+    ),
+    "fashion": lambda: accuracy(FASHION, 30),
+    "loop": loop,
+    "engines": engines,
+}
+
+
+def main() -> None:
+    """Measure the parts that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", default=",".join(PARTS))
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
+    options = parser.parse_args()
+    machine = f"{cpu_name()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
+    for name in options.parts.split(","):
+        text = f"{markdown(PARTS[name]())}\n\nSeeds {', '.join(map(str, SEEDS))}. Measured on {machine}."
+        print(f"\n{name}\n\n{text}")
+        if options.write:
+            page = PAGE.read_text("utf-8")
+            block = f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
+            PAGE.write_text(
+                re.sub(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, b=block: b, page, flags=re.DOTALL), "utf-8"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""One entry a method: settings under which the whole contract holds. A method without an entry fails the suite."""
+
+from fedbonsai.federated.method import Method
+from fedbonsai.methods import method_class
+
+CASES: dict[str, list[dict[str, object]]] = {
+    "fedavg": [
+        {},
+        {"server_lr": 0.5},
+        {"server_optimizer": "momentum"},
+        {"server_optimizer": "adam", "server_lr": 0.1},
+    ],
+    "fedprox": [{"mu": 0.5}],
+    "local-prune": [
+        {"density": 0.3},
+        {"density": 0.2, "importance": "gradient", "absent": "keep", "denominator": "cohort"},
+        {"density": 0.4, "importance": "taylor", "recover": "gradient", "regrow": 0.2},
+        {"density": 0.3, "recover": "rollback", "tolerance": 0.5},
+        {"density": 0.3, "adaptive": True},
+        {"density": 0.6, "unit": "neuron", "recover": "gradient"},
+        {"threshold": 0.5, "threshold_scale": "layer_std", "server_lr": 0.5, "server_optimizer": "momentum"},
+    ],
+}
+
+DENSE: dict[str, dict[str, object]] = {
+    "fedavg": {},
+    "fedprox": {"mu": 0.0},
+    "local-prune": {"density": 1.0},
+}
+"""Settings under which a method is FedAvg, bit for bit."""
+
+EXACT: dict[str, list[dict[str, object]]] = {
+    "local-prune": [
+        {"density": 0.3},
+        {"density": 0.05},
+        {"density": 0.2, "importance": "gradient", "absent": "keep", "denominator": "cohort"},
+        {"density": 0.4, "importance": "taylor", "recover": "gradient", "regrow": 0.2},
+    ],
+}
+"""Settings that promise a density."""
+
+
+def make(name: str, settings: dict[str, object]) -> Method:
+    return method_class(name)(**settings)
+
+
+def flat(table: dict[str, list[dict[str, object]]]) -> list[Method]:
+    return [make(name, settings) for name, entries in table.items() for settings in entries]

@@ -1,0 +1,119 @@
+"""A small federation for tests: a few clients, a net of 75 weights, any engine, all in memory."""
+
+import random
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fedbonsai.core.state import Memory, Setting
+from fedbonsai.engines.local import LocalEngine
+from fedbonsai.engines.processes import ProcessEngine
+from fedbonsai.federated.checkpoint import Checkpoint
+from fedbonsai.federated.client import Client
+from fedbonsai.federated.engine import Answer, Engine
+from fedbonsai.federated.method import Method
+from fedbonsai.federated.round import Rules
+from fedbonsai.federated.run import Run, Schedule
+from fedbonsai.learning.bench import Bench
+from fedbonsai.learning.task import Task
+from fedbonsai.learning.work import Work
+
+CLIENTS = 5
+
+
+def net() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def norm_net() -> nn.Module:
+    return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+
+
+def examples(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    inputs = torch.randn(count, 6, generator=torch.Generator().manual_seed(seed))
+    return inputs, inputs[:, :3].argmax(1)
+
+
+def make_bench(model=net, sizes: Collection[int] = (20, 30, 12, 25, 18), holdout=0.0, **work) -> Bench:
+    clients = [examples(size, seed) for seed, size in enumerate(sizes)]
+    task = Task(model=model, loss="cross_entropy", clients=clients, test=examples(50, 99))
+    work = {"epochs": 1, "batch_size": 8, "lr": 0.3} | work
+    return Bench(task.prepared(0.2, seed=3, holdout=holdout), Work(**work), seed=3)
+
+
+class ShuffledEngine(LocalEngine):
+    """Answers in any order but that of the tasks."""
+
+    capacity = CLIENTS
+
+    def __init__(self, client: Client, seed: int = 0) -> None:
+        super().__init__(client)
+        self.tasks: list[tuple[int, bytes]] = []
+        self.random = random.Random(seed)
+        self.most_waiting = 0
+
+    def submit(self, client: int, task: bytes) -> None:
+        self.tasks.append((client, task))
+
+    def next(self) -> Answer:
+        super().submit(*self.tasks.pop(self.random.randrange(len(self.tasks))))
+        return super().next()
+
+
+ENGINES = {
+    "local": LocalEngine,
+    "shuffled": ShuffledEngine,
+    "processes": lambda client: ProcessEngine(client, workers=2),
+}
+
+
+def make_run(
+    method: Method,
+    *,
+    engine: str | Engine = "local",
+    rounds: int = 4,
+    cohort: int = 3,
+    directory: Path | None = None,
+    bench: Bench | None = None,
+    norm: str = "average",
+) -> Run:
+    bench = bench or make_bench(holdout=0.2 if method.traits.personal else 0.0)
+    carrier = ENGINES[engine](Client(method, bench, norm)) if isinstance(engine, str) else engine
+    setting = Setting(rounds, len(bench.task.splits), 3, bench.layout)
+    return Run(method, setting, carrier, bench, Rules(cohort), Schedule(1, norm, directory, "test"))
+
+
+def finished(method: Method, **options) -> Checkpoint:
+    run = make_run(method, **options)
+    try:
+        return run.run()
+    finally:
+        run.engine.close()
+
+
+def same_bits(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
+    return one.keys() == two.keys() and all(
+        torch.equal(one[name].view(torch.int32), two[name].view(torch.int32)) for name in one
+    )
+
+
+def same_run(one: Checkpoint, two: Checkpoint) -> bool:
+    """Equal in every bit of state and memory, and in every fact of the ledger but seconds."""
+    timeless = [[{k: v for k, v in row.items() if k != "seconds"} for row in run.rows] for run in (one, two)]
+    memories = [{k: v for k, v in run.memories.items() if v} for run in (one, two)]
+    return (
+        same_bits(one.state.weights, two.state.weights)
+        and one.state.supports == two.state.supports
+        and same_memory(one.state.memory, two.state.memory)
+        and same_memory(one.state.optimizer, two.state.optimizer)
+        and same_bits(one.state.statistics, two.state.statistics)
+        and memories[0].keys() == memories[1].keys()
+        and all(same_memory(memories[0][client], memories[1][client]) for client in memories[0])
+        and timeless[0] == timeless[1]
+    )
+
+
+def same_memory(one: Memory, two: Memory) -> bool:
+    return dict(one.numbers) == dict(two.numbers) and same_bits(one.tensors, two.tensors)

@@ -1,0 +1,178 @@
+"""What every method promises, checked on every method."""
+
+import pickle
+from collections.abc import Mapping
+
+import pytest
+import torch
+from contract.cases import CASES, DENSE, EXACT, flat, make
+from contract.federation import CLIENTS, ENGINES, finished, make_bench, make_run, same_bits, same_run
+
+from fedbonsai import wire
+from fedbonsai.core.message import Message
+from fedbonsai.core.state import Memory
+from fedbonsai.federated.aggregate import Total
+from fedbonsai.federated.round import run_round
+from fedbonsai.learning.learner import Learner
+from fedbonsai.methods import METHODS
+from fedbonsai.methods.fedavg import FedAvg
+
+each_method = pytest.mark.parametrize("method", flat(CASES), ids=repr)
+
+
+def test_every_method_has_a_case_and_a_dense_limit():
+    assert set(CASES) == set(DENSE) == set(METHODS)
+
+
+@each_method
+@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "local"])
+def test_every_engine_and_every_order_of_answers_gives_the_same_bits(method, engine):
+    assert same_run(finished(method), finished(method, engine=engine))
+
+
+@each_method
+def test_a_run_learns(method):
+    rows = finished(method, rounds=8, cohort=CLIENTS).rows
+    assert rows[-1]["test_metric"] > 0.5 > 1 / 3
+
+
+@each_method
+def test_shapes_and_types_are_kept(method):
+    bench = make_bench()
+    state = finished(method, bench=bench).state
+    assert {name: one.shape for name, one in state.weights.items()} == {
+        name: one.shape for name, one in bench.initial.items()
+    }
+    assert all(one.dtype == torch.float32 for one in state.weights.values())
+
+
+@each_method
+def test_what_is_dropped_is_exactly_zero(method):
+    state = finished(method).state
+    for name, support in state.supports.items():
+        assert not state.weights[name][~support.indicator()].any()
+
+
+@each_method
+def test_no_round_changes_what_it_was_given(method):
+    run = make_run(method)
+    state = run.start().state
+    for _ in range(3):
+        before = {name: one.clone() for name, one in state.weights.items()}
+        after, _ = run_round(method, state, run.engine, run.rules)
+        assert same_bits(before, state.weights)
+        state = after
+
+
+@each_method
+def test_client_work_changes_neither_task_nor_memory(method):
+    bench = make_bench()
+    run = make_run(method, bench=bench)
+    state, _ = run_round(method, run.start().state, run.engine, run.rules)
+    task = method.distribute(state, 0).with_numbers(progress=0.25)
+    before, memory = wire.encode(task), Memory()
+    method.work(task, memory, Learner(bench, 0, turn=1, progress=0.25))
+    assert wire.encode(task) == before
+    assert not memory
+
+
+@each_method
+def test_a_resumed_run_equals_one_that_never_stopped(method, tmp_path):
+    whole = finished(method, rounds=4)
+    for stop in (1, 3):
+        directory = tmp_path / str(stop)
+        with pytest.raises(KeyboardInterrupt):
+            make_run(method, rounds=4, directory=directory).run(_interrupt_after(stop))
+        assert same_run(whole, finished(method, rounds=4, directory=directory))
+
+
+@each_method
+def test_a_copy_by_pickle_or_by_hand_is_equal_and_hashes_alike(method):
+    copy = pickle.loads(pickle.dumps(method))  # noqa: S301 - a test of users' own pickles
+    assert copy == method
+    assert hash(copy) == hash(method)
+    assert same_run(finished(copy), finished(method))
+
+
+@each_method
+def test_bytes_lose_nothing_of_an_update(method):
+    bench = make_bench()
+    run = make_run(method, bench=bench)
+    state, _ = run_round(method, run.start().state, run.engine, run.rules)
+    update, _ = method.work(method.distribute(state, 1).with_numbers(progress=0.5), Memory(), Learner(bench, 1))
+    assert same_message(wire.decode(wire.encode(update)), update)
+
+
+@each_method
+def test_the_sum_does_not_depend_on_how_the_cohort_is_split(method):
+    bench = make_bench()
+    run = make_run(method, bench=bench)
+    state = run.start().state
+    updates = [
+        method.work(method.distribute(state, one).with_numbers(progress=0.0), Memory(), Learner(bench, one))[0]
+        for one in range(CLIENTS)
+    ]
+    one, two = Total(), Total()
+    for update in updates:
+        one.add(update)
+    for update in reversed(updates):
+        two.add(update)
+    first, second = method.finalize(state, one), method.finalize(state, two)
+    for name in first.weights:
+        torch.testing.assert_close(first.weights[name], second.weights[name], rtol=1e-5, atol=1e-6)
+
+
+@each_method
+def test_the_ledger_counts_encoded_bytes_of_both_directions(method):
+    run = make_run(method)
+    state = run.start().state
+    sent, came = [], []
+    submit, following = run.engine.submit, run.engine.next
+
+    def spy_submit(client, task):
+        sent.append(len(task))
+        submit(client, task)
+
+    def spy_next():
+        answer = following()
+        came.append(len(answer.data))
+        return answer
+
+    run.engine.submit, run.engine.next = spy_submit, spy_next
+    _, row = run_round(method, state, run.engine, run.rules)
+    assert (row["bytes_down"], row["bytes_up"]) == (sum(sent), sum(came))
+    assert sum(row["bytes_by_kind"].values()) == sum(sent) + sum(came)
+    assert row["flops"] > 0
+
+
+def same_message(one: Message, two: Message) -> bool:
+    def facts(message: Message) -> Mapping:
+        return {
+            (group, name): (part.support, part.values.view(torch.int32).tolist())
+            for group, parts in message.groups.items()
+            for name, part in parts.items()
+        }
+
+    return facts(one) == facts(two) and dict(one.numbers) == dict(two.numbers) and one.weight == two.weight
+
+
+def _interrupt_after(rounds: int):
+    def observe(row):
+        if row["round"] == rounds:
+            raise KeyboardInterrupt
+
+    return observe
+
+
+@pytest.mark.parametrize("dense", [make(name, settings) for name, settings in DENSE.items()], ids=repr)
+def test_the_dense_limit_is_fedavg_bit_for_bit(dense):
+    assert same_bits(finished(FedAvg()).state.weights, finished(dense).state.weights)
+
+
+@pytest.mark.parametrize("exact", flat(EXACT), ids=repr)
+@pytest.mark.parametrize("rounds", [1, 2, 5])
+def test_the_density_is_within_one_weight_of_what_was_asked(exact, rounds):
+    bench = make_bench()
+    state = finished(exact, bench=bench, rounds=rounds).state
+    total = sum(slot.numel for slot in bench.layout.slots if slot.prunable)
+    assert abs(state.density - exact.density) * total <= 1
