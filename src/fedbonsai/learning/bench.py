@@ -198,8 +198,11 @@ class Bench:
         state = {name: one.clone() for name, one in self.module.state_dict().items()}
         saved = self.flat_gradient.clone()
         self.module.eval()
-        with seeded(self.seed, "flops"):
-            cost = count(lambda: self.task.loss.function(self.module(inputs), targets), examples)
+        try:
+            with seeded(self.seed, "flops"):
+                cost = count(lambda: self.task.loss.function(self.module(inputs), targets), examples)
+        except (RuntimeError, IndexError, TypeError, ValueError) as error:
+            raise ConfigError(f"model, loss and data must fit each other, on the first examples: {error}") from error
         self.module.train()
         self.module.load_state_dict(state)
         self.flat_gradient.copy_(saved)
