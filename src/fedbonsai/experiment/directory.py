@@ -78,7 +78,7 @@ def _claim(out: Path, experiment: Experiment) -> bool:
     try:
         out.mkdir(parents=True, exist_ok=True)
         if not written.exists():
-            if any(out.iterdir()):
+            if any(not one.name.startswith(f".{EXPERIMENT}.") for one in out.iterdir()):  # of a claim that was killed
                 raise ConfigError(f"{out} must be empty or hold this run, it holds other files; choose another --out")
             write_text(written, to_toml(experiment))
             return True
