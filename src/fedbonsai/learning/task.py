@@ -165,7 +165,7 @@ def as_pool(data: Data) -> Pool:
         pairs = [data[position] for position in range(len(data))]
         inputs = torch.stack([torch.as_tensor(one) for one, _ in pairs]) if pairs else torch.empty(0)
         targets = torch.stack([torch.as_tensor(one) for _, one in pairs]) if pairs else torch.empty(0)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, LookupError) as error:
         raise DataError(f"a data set must give (input, target) tensors of one shape; {error}") from error
     return Pool(inputs, targets)
 
