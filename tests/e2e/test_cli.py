@@ -1,0 +1,200 @@
+"""The commands as a person types them: what they do, write and say when all is well."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from fedbonsai.core.fields import describe
+from fedbonsai.data.info import DATASETS
+from fedbonsai.experiment.config import Experiment
+from fedbonsai.methods import METHODS, method_class
+from tests.e2e.command import QUICK, SMALL, bits, contents, fedbonsai, result
+from tests.golden.schema import violations
+
+FILES = {"experiment.toml", "result.json", "model.safetensors", "report.html", "checkpoint/state.safetensors"}
+TABLE = re.compile(r"^run +test accuracy .*\n(?:fedavg|local-prune)", re.MULTILINE)
+
+
+def test_run_shows_progress_on_a_pipe_prints_a_table_and_writes_its_directory(tmp_path):
+    done = fedbonsai("run", *QUICK, "--method", "local-prune", "--rounds", "3", "--out", "made", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    progress = [line for line in done.stderr.splitlines() if line.endswith(" s left")]
+    assert [line.split(" | ")[0] for line in progress] == [f"digits local-prune: round {n}" for n in (1, 2, 3)]
+    assert all("metric 0." in line and "density " in line for line in progress)
+    assert len(TABLE.findall(done.stdout)) == 1
+    assert "…" not in done.stdout
+    assert "results: made   report: made/report.html" in done.stdout
+    assert set(contents(tmp_path / "made")) >= FILES
+    assert violations(result(tmp_path / "made")) == []
+
+
+def test_a_terminal_gets_a_bar_with_the_time_left(tmp_path):
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "fedbonsai", "run", *SMALL, "--method", "local-prune", "--out", "made"]
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": "160"}
+    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=theirs, stderr=theirs) as process:
+        os.close(theirs)
+        shown = b""
+        while True:
+            try:
+                shown += os.read(ours, 65536)
+            except OSError:  # Linux says so when nobody holds the other end any more
+                break
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"\x1b[" in shown
+    lines = re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()))
+    assert any(re.fullmatch(r"digits local-prune ━+ 2/2 round 2 \| .* left 0:00:00", line) for line in lines)
+    assert any(line.startswith("round 1: pruning starts") for line in lines)  # above the bar, not in it
+    assert not any(line.endswith(" s left") for line in lines)
+
+
+def test_results_keep_the_contract(dense, pruned):
+    for out in (dense, pruned):
+        record = result(out)
+        assert violations(record) == []
+        assert set(record["config"]) == {one.name for one in describe(Experiment)}
+        assert record["config"]["engine"] in ("local", "processes")
+        assert set(record["environment"]) == {"python", "torch", "fedbonsai", "cpu", "threads"}
+        assert [row["round"] for row in record["rounds"]] == [1, 2]
+    assert result(dense)["final"]["density"] == 1.0
+    assert result(pruned)["final"]["density"] == pytest.approx(0.2, abs=1e-3)
+
+
+def test_resume_leaves_a_finished_run_as_it_is(command, dense):
+    before = contents(dense)
+    done = command("resume", str(dense))
+    assert (done.code, done.out, done.err) == (0, f"{dense} is finished: see {dense / 'result.json'}\n", "")
+    assert contents(dense) == before
+
+
+def test_a_finished_run_that_is_run_again_computes_nothing(command, tmp_path, dense):
+    out = tmp_path / "again"
+    assert command("run", *SMALL, "--out", str(out)).code == 0
+    done = command("run", *SMALL, "--out", str(out))
+    assert (done.code, done.err) == (0, "")
+    assert bits(out) == bits(dense)
+
+
+def test_compare_gives_all_methods_the_same_clients_data_and_cohorts(tmp_path):
+    arguments = ("--methods", "fedavg,local-prune", "--densities", "0.5,0.3", "--out", "made")
+    done = fedbonsai("compare", *SMALL, *arguments, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    labels = ["fedavg", "local-prune-0.5", "local-prune-0.3"]
+    assert len(re.findall(r"^run +test accuracy", done.stdout, re.MULTILINE)) == 1
+    rows = re.findall(r"^(?:fedavg|local-prune(?: density=0\.\d)?) +\d", done.stdout, re.MULTILINE)
+    assert [row[:-1].strip().replace(" density=", "-") for row in rows] == labels
+    assert {one.name for one in (tmp_path / "made").iterdir()} == {*labels, "report.html"}
+    assert all(f"{label}: round 2 | " in done.stderr for label in labels)
+    assert all(label in (tmp_path / "made" / "report.html").read_text() for label in labels)
+
+    records = [result(tmp_path / "made" / label) for label in labels]
+    assert [record["final"]["density"] for record in records] == pytest.approx([1.0, 0.5, 0.3], abs=1e-3)
+    dense, *others = [record["rounds"] for record in records]
+    for rows in others:
+        assert [row["dropped"] for row in rows] == [row["dropped"] for row in dense]
+        assert [row["clients"] for row in rows] == [row["clients"] for row in dense]
+        # Equal cohorts, weights and batches: the first round trains alike. Its tasks differ by two numbers a client.
+        assert rows[0]["train_loss"] == dense[0]["train_loss"]
+        assert 0 <= rows[0]["bytes_down"] - dense[0]["bytes_down"] < 3 * 64
+
+
+def test_compare_gives_each_setting_to_the_methods_that_have_it(command, tmp_path):
+    arguments = ("--set", "recover=gradient", "--set", "server_lr=0.5", "--set", "lr=0.2")
+    assert command("compare", *SMALL, "--rounds", "1", *arguments, "--out", str(tmp_path / "made")).code == 0
+    configs = {label: result(tmp_path / "made" / label)["config"] for label in ("fedavg", "local-prune")}
+    assert configs["fedavg"]["method_settings"] == {"server_lr": 0.5}
+    assert configs["local-prune"]["method_settings"] == {"recover": "gradient", "server_lr": 0.5}
+    assert {config["lr"] for config in configs.values()} == {0.2}
+
+
+def test_settings_find_the_method_first_and_can_be_told_where_they_belong(command, tmp_path):
+    pairs = ("server_lr=0.5", "lr=0.2", "method.server_optimizer=momentum", "experiment.clip=1")
+    arguments = [word for pair in pairs for word in ("--set", pair)]
+    assert command("run", *SMALL, "--rounds", "1", *arguments, "--out", str(tmp_path / "made")).code == 0
+    config = result(tmp_path / "made")["config"]
+    assert config["method_settings"] == {"server_lr": 0.5, "server_optimizer": "momentum"}
+    assert (config["lr"], config["clip"]) == (0.2, 1.0)
+
+
+def test_an_experiment_file_reproduces_its_run(command, tmp_path, pruned):
+    done = command("run", str(pruned / "experiment.toml"), "--out", str(tmp_path / "again"))
+    assert done.code == 0
+    assert bits(tmp_path / "again") == bits(pruned)
+    assert result(tmp_path / "again")["name"] == result(pruned)["name"]  # which ends in the digest
+    assert (tmp_path / "again" / "experiment.toml").read_bytes() == (pruned / "experiment.toml").read_bytes()
+
+
+def test_options_and_pairs_change_what_an_experiment_file_says(command, tmp_path, dense):
+    file, out = str(dense / "experiment.toml"), tmp_path / "made"
+    assert command("run", file, "--rounds", "1", "--set", "lr=0.01", "--out", str(out)).code == 0
+    before, after = result(dense)["config"], result(out)["config"]
+    assert {key for key in before if before[key] != after[key]} == {"rounds", "lr"}
+
+
+def test_the_directory_is_named_after_the_run_unless_one_is_given(command, tmp_path, monkeypatch, dense):
+    monkeypatch.chdir(tmp_path)
+    assert command("run", *SMALL).code == 0
+    assert [one.name for one in (tmp_path / "runs").iterdir()] == [result(dense)["name"]]
+
+
+def test_another_seed_is_another_run(command, tmp_path, dense):
+    assert command("run", *SMALL, "--seed", "1", "--out", str(tmp_path / "made")).code == 0
+    assert result(tmp_path / "made")["config"]["seed"] == 1
+    assert bits(tmp_path / "made")[0] != bits(dense)[0]
+
+
+def test_methods_lists_them_all_and_every_setting_of_one(command):
+    listed = command("methods").out
+    for name in METHODS:
+        assert re.search(rf"^{name} +\w", listed, re.MULTILINE), name
+        shown = command("methods", name).out
+        for field in describe(method_class(name)):
+            assert re.search(rf"^{field.name} .*{re.escape(str(field.default))}", shown, re.MULTILINE), field
+            assert all(word in shown for word in field.choices)
+
+
+def test_datasets_lists_them_all_and_the_defaults_of_one(command):
+    listed = command("datasets").out
+    for name, info in DATASETS.items():
+        assert re.search(rf"^{name} +{info.train:,} ", listed, re.MULTILINE), name
+        shown = command("datasets", name).out
+        assert info.source in shown
+        for key, value in vars(info.defaults).items():
+            assert re.search(rf"^{key} +{re.escape(str(value))} *$", shown, re.MULTILINE), key
+
+
+@pytest.mark.parametrize(
+    "arguments", [(), ("--help",), ("run", "--help"), ("compare", "--help"), ("methods", "--help")]
+)
+def test_help_is_shown_without_importing_torch(arguments):
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "fedbonsai", *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("Usage: fedbonsai")
+    assert "\\" not in done.stdout
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"fedbonsai.cli.app", "typer"} <= imported
+    assert not imported & {"torch", "numpy", "pydantic", "rich.console"}
+
+
+def test_importing_the_package_does_not_import_torch():
+    probe = "import sys, fedbonsai; print('torch' in sys.modules, 'fedbonsai' in sys.modules)"
+    assert subprocess.check_output([sys.executable, "-c", probe], text=True) == "False True\n"
+
+
+def test_without_the_report_extra_a_run_works_and_one_line_says_what_to_install(command, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)  # as if it were not installed
+    out: Path = tmp_path / "made"
+    done = command("compare", *SMALL, "--rounds", "1", "--out", str(out))
+    assert done.code == 0
+    said = [line for line in [*done.out.splitlines(), *done.err.splitlines(), *done.log] if "[report]" in line]
+    assert said == ["no TensorBoard files were written; for TensorBoard and plots: pip install 'fedbonsai[report]'"]
+    assert not (out / "fedavg" / "tensorboard").exists()
+    assert set(contents(out / "fedavg")) == FILES
