@@ -109,6 +109,13 @@ def test_a_missing_split_is_named(tmp_path):
         load(written(tmp_path / "set", ("train",), age=[1], label=[0]))
 
 
+def test_an_empty_part_is_refused(tmp_path):
+    train = hub.Dataset.from_dict({"age": [1, 2], "label": [0, 1]})
+    hub.DatasetDict({"train": train, "test": train.select([])}).save_to_disk(tmp_path / "set")
+    with pytest.raises(DataError, match=r"must be a folder or a name on the Hub .*can open"):
+        load(str(tmp_path / "set"))
+
+
 def test_a_damaged_file_is_one_error(tmp_path):
     folder = written(tmp_path / "set", age=[1], label=[0])
     (tmp_path / "set" / "train.parquet").write_bytes(b"PAR1 and nothing else")

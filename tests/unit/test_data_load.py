@@ -10,9 +10,12 @@ import torch
 
 from fedbonsai.core.errors import ConfigError, DataError
 from fedbonsai.data import DATASETS, SCHEMES, digits, files, images
+from fedbonsai.data.dataset import Dataset
 from fedbonsai.data.files import find_folder
+from fedbonsai.data.info import COLUMN_DEFAULTS
 from fedbonsai.data.load import load
 from fedbonsai.learning.losses import LOSSES
+from fedbonsai.learning.task import Pool
 from fedbonsai.models import MODELS
 
 
@@ -209,10 +212,25 @@ def test_a_cut_image_is_counted_out(tmp_path, length):
         load("mnist", tmp_path)
 
 
-def test_a_data_set_without_rows_is_refused(tmp_path):
-    write_images(tmp_path / "mnist", [], [])
-    with pytest.raises(DataError):
+def test_a_broken_image_is_counted_out(tmp_path):
+    broken = bytearray(picture(grey(1)[0]))
+    broken[36] = 4  # the length of the pixels, so that the next part begins amid them
+    write_images(tmp_path / "mnist", [grey(1)[0], bytes(broken)], [1, 2])
+    with pytest.raises(DataError, match=r"broken PNG file .*the first 1 could be read"):
         load("mnist", tmp_path)
+
+
+def test_a_file_without_rows_is_refused(tmp_path):
+    write_images(tmp_path / "mnist", [], [])
+    with pytest.raises(DataError, match="the first 0 could be read"):
+        load("mnist", tmp_path)
+
+
+@pytest.mark.parametrize("sizes", [(3, 0), (0, 3)])
+def test_both_parts_must_have_examples(sizes):
+    train, test = (Pool(torch.zeros(size, 4), torch.zeros(size)) for size in sizes)
+    with pytest.raises(DataError, match=f"needs training and test examples, got {sizes[0]} and {sizes[1]}"):
+        Dataset("own", "mse", 1, (4,), train, test, COLUMN_DEFAULTS)
 
 
 @pytest.mark.parametrize("labels", [[0, 10], [0, None]])

@@ -113,7 +113,7 @@ _SHAKESPEARE = DatasetInfo(
     test=20_144,
     classes=75,
     source="Shakespeare's plays, public domain",
-    defaults=Defaults(model="lstm", lr=4.0, clients=100, rounds=30, partition="natural"),
+    defaults=Defaults(model="lstm", lr=8.0, clients=100, rounds=30, partition="natural"),
     natural=True,
 )
 
@@ -123,7 +123,7 @@ DATASETS: Mapping[str, DatasetInfo] = {
 """The data sets that have a name of their own."""
 
 IMAGE_DEFAULTS = Defaults(model="cnn", lr=0.05, batch_size=32)
-TEXT_DEFAULTS = Defaults(model="lstm", lr=4.0, partition="iid")
+TEXT_DEFAULTS = Defaults(model="lstm", lr=8.0, partition="iid")
 COLUMN_DEFAULTS = Defaults(model="mlp", lr=0.05, batch_size=32)
 """Starting points for the user's own images, text and columns, of which nothing more is known."""
 

@@ -81,7 +81,7 @@ def open_table(source: str) -> Table:
     saved = Path(source, "dataset_dict.json").is_file()
     try:
         parts = hub.load_from_disk(source) if saved else hub.load_dataset(source)
-    except (OSError, ValueError, RuntimeError, hub.exceptions.DatasetsError) as error:
+    except (OSError, ValueError, LookupError, RuntimeError, hub.exceptions.DatasetsError) as error:
         raise DataError(
             f"{source!r} must be a folder or a name on the Hub that Hugging Face datasets can open; {error}"
         ) from error
