@@ -32,8 +32,8 @@ def test_every_engine_and_every_order_of_answers_gives_the_same_bits(method, eng
 
 @each_method
 def test_a_run_learns(method):
-    rows = finished(method, rounds=8, cohort=CLIENTS).rows
-    assert rows[-1]["test_metric"] > 0.5 > 1 / 3
+    rows = finished(method, rounds=12, cohort=CLIENTS).rows
+    assert rows[-1]["test_metric"] > 0.45 > 1 / 3  # chance
 
 
 @each_method

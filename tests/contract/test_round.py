@@ -23,6 +23,7 @@ from fedbonsai import wire
 from fedbonsai.core.errors import RoundError
 from fedbonsai.core.message import Message
 from fedbonsai.core.state import Memory
+from fedbonsai.engines.local import LocalEngine
 from fedbonsai.federated.aggregate import Total, average
 from fedbonsai.federated.checkpoint import memory_from_bytes, memory_to_bytes
 from fedbonsai.federated.client import Client
@@ -135,6 +136,12 @@ def other_model(data):
     return wire.encode(dataclasses.replace(message, groups={"weights": {"0.bias": part}}))
 
 
+def unknown_tensor(data):
+    message = wire.decode(data)
+    weights = message.groups["weights"]
+    return wire.encode(dataclasses.replace(message, groups={"weights": {**weights, "new": weights["2.bias"]}}))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -145,7 +152,9 @@ def other_model(data):
         (altered(weight=1e12), "an update must count for"),
         (altered(weight=float("nan")), "an update must count for"),
         (infinite, "must be finite"),
-        (other_model, "another shape"),
+        (altered(numbers={"loss": float("inf")}), "loss: numbers must be finite"),
+        (other_model, "the model here has shape"),
+        (unknown_tensor, "the model here has shape None"),
         (lambda data: data[:-3], ""),
         (lambda _: b"", ""),
         (lambda _: b"\x80\x04." * 10, ""),
@@ -206,12 +215,12 @@ def test_clients_are_drawn_without_replacement_from_the_seed():
     assert len(draw_cohort(Plan(cohort=2), state, Rules(3))) == 2
 
 
-class Scripted:
-    """An engine that answers in a given order, 100 bytes each, and records how much was under way."""
+class Scripted(LocalEngine):
+    """An engine that answers in a given order, 100 bytes each, and records which clients it was given."""
 
     def __init__(self, order, capacity):
         self.order, self.capacity = list(order), capacity
-        self.flying, self.early, self.started, self.most_early = [], 0, [], 0
+        self.flying, self.started = [], []
 
     def submit(self, client, task):
         self.flying.append(client)
@@ -234,8 +243,9 @@ def test_a_full_window_holds_further_clients_back():
     got = []
     for answer in collect(engine, [(client, b"") for client in range(20)], window_bytes=250):
         if not got:
-            # Client 0 answers last of those under way. Three early answers of 100 bytes are more than the window.
-            assert engine.started == [0, 1, 2, 3]
+            # Client 0 answers last of those under way. Client 4 was started when two early answers waited, 200
+            # bytes; with three, 300 bytes, the window is full.
+            assert engine.started == [0, 1, 2, 3, 4]
         got.append(answer.client)
     assert got == list(range(20))
 

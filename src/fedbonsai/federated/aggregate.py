@@ -65,8 +65,6 @@ class Sum:
 
     def add(self, part: Part, weight: float) -> None:
         """Add ``weight * part``."""
-        if part.support.shape != self.support.shape:
-            raise SupportError(f"an update must have shape {self.support.shape}, got {part.support.shape}")
         if self.denominator is None and part.support != self.support:
             self.denominator = self.support.indicator().to(torch.float32).mul_(self.weight)
         flat = self.numerator.view(-1)
@@ -110,7 +108,18 @@ class Total:
     clients: int = 0
 
     def add(self, update: Message) -> None:
-        """Add one client's update, in place."""
+        """Add one client's update, in place: all of it or, with an error, nothing.
+
+        Raises:
+            SupportError: A tensor has another shape than the clients before sent.
+        """
+        for name, parts in update.groups.items():
+            for tensor, part in parts.items():
+                known = self.groups.get(name, {}).get(tensor)
+                if known is not None and known.support.shape != part.support.shape:
+                    raise SupportError(
+                        f"{name}/{tensor}: an update must have shape {known.support.shape}, got {part.support.shape}"
+                    )
         for name, parts in update.groups.items():
             sums = self.groups.setdefault(name, {})
             for tensor, part in parts.items():

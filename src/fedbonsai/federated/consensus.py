@@ -32,7 +32,8 @@ def voted(state: State, total: Total, selection: Selection) -> State:
     votes = {name: total.groups["weights"][name].held().double() for name in names}
     # Votes are whole examples, so half of one never outweighs a vote.
     scores = {name: vote + 0.5 * state.weights[name].abs() / largest for name, vote in votes.items()}
-    supports, _ = selection.choose(scores, {}, round(total.numbers["kept"] / total.clients))
+    mean = round(total.numbers.get("kept", 0.0) / total.clients)  # a number from outside: it may be anything
+    supports, _ = selection.choose(scores, {}, min(max(mean, 0), selection.total))
     after = state.moved(state.weights, supports)
     if state.density == 1.0 > after.density:
         logger.info("round %d: pruning starts, density 1 -> %.4g", state.round + 1, after.density)

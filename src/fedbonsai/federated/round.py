@@ -1,5 +1,6 @@
 """One round, as the picture in docs/architecture.md: distribute, work, add up, finalize."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -98,16 +99,21 @@ def _accept(answer: Answer, state: State, plan: Plan, rules: Rules, ledger: Ledg
         raise ClientError(f"an answer must be for {expected}, got {(update.stage, update.round, update.client)}")
     if not 0 < update.weight <= rules.max_examples:
         raise ClientError(f"an update must count for 1 to {rules.max_examples:g} examples, got {update.weight}")
-    _check_parts(update, state)
+    _check_contents(update, state)
     ledger.accept(answer.client, answer.data)
     return update
 
 
-def _check_parts(update: Message, state: State) -> None:
-    shapes = state.setting.layout.shapes
+def _check_contents(update: Message, state: State) -> None:
+    """Refuse numbers that are not finite, and weights of another model than the server's."""
+    for name, number in update.numbers.items():
+        if not math.isfinite(number):
+            raise ClientError(f"{name}: numbers must be finite, got {number}")
+    for name, part in update.groups.get("weights", {}).items():
+        known = state.weights[name].shape if name in state.weights else state.setting.layout.shapes.get(name)
+        if part.support.shape != known:
+            raise ClientError(f"weights/{name}: the model here has shape {known}, got {part.support.shape}")
     for group, parts in update.groups.items():
         for name, part in parts.items():
-            if part.support.shape != shapes.get(name, part.support.shape):
-                raise ClientError(f"{group}/{name}: the model here has another shape than {part.support.shape}")
             if not bool(part.values.isfinite().all()):
                 raise ClientError(f"{group}/{name}: values must be finite, got NaN or infinity")
