@@ -1,1 +1,4 @@
-"""The vocabulary of every layer: tensors, supports, messages, states, errors, seeds. Torch and stdlib only."""
+"""The vocabulary of every layer: tensors, supports, messages, states, errors, seeds.
+
+Torch, NumPy and stdlib only.
+"""
