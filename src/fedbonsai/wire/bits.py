@@ -38,12 +38,12 @@ def unpack(reader: StreamReader, count: int) -> NDArray[np.uint8]:
 
 
 def flat_support(bits: Array) -> Support:
-    """The mask of shape ``(size,)`` that is present where ``bits`` are not zero; never in dense form."""
+    """The mask of shape ``(size,)`` that is present where ``bits`` are set; never in dense form."""
     return Support((bits.size,), mask=torch.from_numpy(bits.view(np.bool_)))
 
 
 def join_digits(digits: NDArray[np.uint8], base: int, per_byte: int) -> NDArray[np.uint8]:
-    """Put ``per_byte`` digits of ``base`` into each byte, the first lowest; missing ones are zero."""
+    """Put ``per_byte`` digits of ``base`` into each byte, the first lowest, missing ones zero."""
     padded = np.zeros((-(-digits.size // per_byte), per_byte), np.uint8)
     padded.reshape(-1)[: digits.size] = digits
     joined = padded[:, -1].copy()

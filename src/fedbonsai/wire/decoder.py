@@ -1,8 +1,9 @@
 """A message from bytes, every one of which may be hostile."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -10,19 +11,22 @@ from fedbonsai.core.message import Group, Message, Part
 from fedbonsai.core.support import Support
 from fedbonsai.wire.bits import key_of
 from fedbonsai.wire.encoder import Base
-from fedbonsai.wire.errors import ChecksumError, LimitError, UnknownBase, require
+from fedbonsai.wire.errors import ChecksumError, LimitError, UnknownBaseError, require
 from fedbonsai.wire.fields import Cursor
-from fedbonsai.wire.frame import SUPPORT_STREAMS, VALUE_STREAMS, read_frame
+from fedbonsai.wire.frame import Frame, read_frame
 from fedbonsai.wire.gaps import MAX_SIZE
 from fedbonsai.wire.limits import Budget, Limits
 from fedbonsai.wire.records import Code, Record, derived, read_record, references
 from fedbonsai.wire.references import CHECK, Held, check, read_references
-from fedbonsai.wire.streams import Source, StreamReader, expand
+from fedbonsai.wire.streams import Source, StreamReader, Watch, expand, watch_nothing
 from fedbonsai.wire.support_reader import Reading, read_support
-from fedbonsai.wire.table import Entry, Facts, Section
+from fedbonsai.wire.table import SUPPORT_SYMBOLS, VALUE_SYMBOLS, Entry, Facts, Section
 from fedbonsai.wire.values import TYPES, Coding, base_values, read_delta, read_values
 
 _DEFAULT = Limits()
+
+WatchGroup = Callable[[str], Watch]
+"""Gives the watcher of a group by its name."""
 
 
 def decode(
@@ -41,7 +45,7 @@ def decode(
         base: Groups that differences may have been taken from.
 
     Raises:
-        UnknownSupport: It refers to a support or a base that this side does not hold; ask for the whole.
+        UnknownSupport: It refers to a support or base that this side does not hold; ask for all.
         WireError: Anything else is wrong; one of `fedbonsai.wire.errors`, which says where.
 
     Examples:
@@ -51,13 +55,19 @@ def decode(
         >>> decode(encode(Message({"weights": group({"w": torch.ones(2)})}))).dense()
         {'w': tensor([1., 1.])}
     """
-    frame = read_frame(data, limits)
+    return read_message(read_frame(data, limits), held or {}, base or {})
+
+
+def read_message(
+    frame: Frame, held: Held, base: Base, watch: WatchGroup = lambda _: watch_nothing
+) -> Message:
+    """Read a message that has been taken apart; ``watch`` gives each group's watcher of pieces."""
     facts, reading = frame.table.facts, Reading()
     groups: dict[str, Group] = {}
     for section, body in zip(frame.table.sections, frame.bodies, strict=True):
-        reader = _Reader(section, body, frame.budget)
-        supports = reader.supports(held or {}, reading)
-        own = (base or {}).get(section.name, {})
+        reader = _Reader(section, body, frame.budget, watch(section.name))
+        supports = reader.supports(held, reading)
+        own = base.get(section.name, {})
         groups[section.name] = dict(reader.parts(supports, facts, own))
     return Message(
         groups, facts.numbers, facts.weight, facts.round, facts.client, facts.stage, facts.note
@@ -71,6 +81,7 @@ class _Reader:
     section: Section
     body: tuple[memoryview, ...]
     budget: Budget
+    watch: Watch
 
     @property
     def place(self) -> str:
@@ -84,7 +95,7 @@ class _Reader:
         expected = bytes(cursor.take(CHECK)) if derived(records) else check([])
         cursor.finish()
         reading.derived.clear()
-        source, supports = self._source(SUPPORT_STREAMS), []
+        source, supports = self._source(SUPPORT_SYMBOLS), []
         for entry, record in zip(self.section.entries, records, strict=True):
             source.locate(f"{self.place}, tensor {entry.name!r}, support {record.code.name}")
             _require_maskable(entry, record, source.rest.place)
@@ -94,9 +105,11 @@ class _Reader:
         require(found == expected, ChecksumError, self.place, "supports do not have their digests")
         return supports
 
-    def parts(self, supports: list[Support], facts: Facts, base: Group) -> Iterator[tuple[str, Part]]:
+    def parts(
+        self, supports: list[Support], facts: Facts, base: Group
+    ) -> Iterator[tuple[str, Part]]:
         """The group's tensors."""
-        source = self._source(VALUE_STREAMS)
+        source = self._source(VALUE_SYMBOLS)
         for entry, support in zip(self.section.entries, supports, strict=True):
             source.locate(f"{self.place}, tensor {entry.name!r}, values")
             if entry.coding == Coding.DELTA:
@@ -111,7 +124,9 @@ class _Reader:
         self.budget.spend(8 * (support.numel + support.count), source.rest.place)
         found = base_values(base.get(entry.name), support, TYPES[entry.type])
         if found is None:
-            raise UnknownBase(source.rest.place, "this side holds no base for it; ask for the whole")
+            raise UnknownBaseError(
+                source.rest.place, "this side holds no base for it; ask for the whole"
+            )
         return read_delta(found, source)
 
     def _records(self) -> Cursor:
@@ -123,14 +138,14 @@ class _Reader:
         pairs = zip(self.section.entries, records, strict=True)
         return [entry.shape for entry, record in pairs if references([record])]
 
-    def _source(self, part: slice) -> Source:
-        """The last two streams of one kind: symbols and rest."""
-        symbols, rest = zip(self.body[part][-2:], self.section.streams[part][-2:], strict=True)
-        return Source(
-            StreamReader(*symbols, self.place, self.budget),
-            StreamReader(*rest, self.place, self.budget),
-            self.budget,
-        )
+    def _source(self, symbols: int) -> Source:
+        """A stream of symbols and the rest, which follows it."""
+        return Source(self._stream(symbols), self._stream(symbols + 1), self.budget)
+
+    def _stream(self, number: int) -> StreamReader:
+        watch = partial(self.watch, number)
+        directory = self.section.streams[number]
+        return StreamReader(self.body[number], directory, self.place, self.budget, watch)
 
 
 def _require_maskable(entry: Entry, record: Record, place: str) -> None:

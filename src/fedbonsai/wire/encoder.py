@@ -14,7 +14,15 @@ from fedbonsai.wire.shelf import Shelf
 from fedbonsai.wire.streams import Sink, Stream, write_stream, write_text
 from fedbonsai.wire.support_writer import write_support
 from fedbonsai.wire.table import Entry, Facts, Section, Table
-from fedbonsai.wire.values import TYPES, Coding, base_values, choose, setting, write_delta, write_values
+from fedbonsai.wire.values import (
+    TYPES,
+    Coding,
+    base_values,
+    choose,
+    setting,
+    write_delta,
+    write_values,
+)
 
 Base = Mapping[str, Group]
 """Groups by name that both sides hold, for differences."""
@@ -31,12 +39,12 @@ def encode(
     """Write a message; equal messages give equal bytes.
 
     Args:
-        message: What is to travel. Its tensors have at most 8 dimensions and a type of `values.TYPES`.
-        values: How values are coded: ``fp32``, ``raw`` and ``delta`` keep every bit; ``bf16``, ``fp16``, ``int8``,
-            ``int4``, ``uniform``, ``sign``, ``ternary`` and ``bits`` lose some, but only of weights
-            (see `values.choose`).
-        held: Supports by digest that the receiver holds: they travel as a few bits, and masks close to them as
-            the difference.
+        message: What is to travel: tensors of a type of `values.TYPES` with at most 8 dimensions.
+        values: How values are coded: ``fp32``, ``raw`` and ``delta`` keep every bit; ``bf16``,
+            ``fp16``, ``int8``, ``int4``, ``uniform``, ``sign``, ``ternary`` and ``bits`` lose some,
+            but only of weights (see `values.choose`).
+        held: Supports by digest that the receiver holds: they travel as a few bits, and masks close
+            to them as the difference.
         base: Groups that the receiver holds too, for ``values="delta"``.
         seeds: Seeds by the digest of the support that `seeded_support` makes of them.
 
@@ -49,7 +57,7 @@ def encode(
         >>> from fedbonsai.core.message import group
         >>> data = encode(Message({"weights": group({"w": torch.ones(2, 3)})}, round=4))
         >>> len(data), data[:4]
-        (73, b'FBNW')
+        (106, b'FBNW')
     """
     wanted = setting(values)
     shelf = Shelf(held or {}, seeds or {})
@@ -106,7 +114,8 @@ class _Writer:
             known,
             FieldError,
             f"group {self.name!r}, tensor {name!r}",
-            f"must have a type of {TYPES} and at most 8 dimensions, got {part.values.dtype}, {part.support.shape}",
+            f"must have a type of {TYPES} and at most 8 dimensions, got {part.values.dtype}, "
+            f"shape {part.support.shape}",
         )
         base = base_values(self.base.get(name), part.support, part.values.dtype)
         coding = choose(part, self.wanted, differ=base is not None)

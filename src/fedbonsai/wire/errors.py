@@ -3,7 +3,7 @@
 from fedbonsai.core.errors import UnknownSupport, WireError
 
 
-class Fault(WireError):
+class MessageError(WireError):
     """Base of the list: says where in the message the fault is, and what must hold there.
 
     Attributes:
@@ -20,63 +20,63 @@ class Fault(WireError):
         return f"{self.place}: {self.problem}"
 
 
-class TruncatedError(Fault):
+class TruncatedError(MessageError):
     """The bytes end before the message does."""
 
 
-class TrailingError(Fault):
+class TrailingError(MessageError):
     """Bytes follow where none may."""
 
 
-class NotAMessageError(Fault):
+class NotAMessageError(MessageError):
     """The bytes do not begin like a message."""
 
 
-class VersionError(Fault):
+class VersionError(MessageError):
     """A version of the format that this decoder does not know."""
 
 
-class ChecksumError(Fault):
+class ChecksumError(MessageError):
     """A checksum does not match: the bytes were damaged on their way."""
 
 
-class LimitError(Fault):
+class LimitError(MessageError):
     """More bytes, coordinates, tensors, groups or memory than the limits allow."""
 
 
-class DuplicateError(Fault):
+class DuplicateError(MessageError):
     """A name stands twice where names must be unique."""
 
 
-class FieldError(Fault):
+class FieldError(MessageError):
     """A field has a value that it must not have."""
 
 
-class StreamError(Fault):
+class StreamError(MessageError):
     """A compressed block is not valid, or not of the length that it must have."""
 
 
-class SupportCodingError(Fault):
+class SupportCodingError(MessageError):
     """A support contradicts itself."""
 
 
-class NumberError(Fault):
+class NumberError(MessageError):
     """A scale, step, level or weight is not a usable number."""
 
 
-class ModelError(Fault):
+class ModelError(MessageError):
     """The message is for another model: a tensor has a name or shape that the schema has not."""
 
 
-class UnknownReference(Fault, UnknownSupport):  # noqa: N818 - named like its base
+class UnknownReferenceError(MessageError, UnknownSupport):
     """A reference to a support that this side does not hold."""
 
 
-class UnknownBase(Fault, UnknownSupport):  # noqa: N818 - named like its sibling
+class UnknownBaseError(MessageError, UnknownSupport):
     """A difference against values that this side does not hold."""
 
 
-def require(condition: object, fault: type[Fault], place: str, problem: str) -> None:
+def require(condition: object, fault: type[MessageError], place: str, problem: str) -> None:
     """Raise ``fault`` unless ``condition`` holds."""
     if not condition:
         raise fault(place, problem)

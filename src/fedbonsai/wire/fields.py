@@ -1,4 +1,4 @@
-"""The fields of tables and records: written by functions, read by a cursor that checks every one."""
+"""The fields of tables and records: written by functions, read by a cursor that checks each."""
 
 import struct
 from collections.abc import Sequence

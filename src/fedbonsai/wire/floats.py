@@ -1,4 +1,4 @@
-"""Floats as planes of bytes, bit by bit as they were: exponents compress, signs and mantissas do not."""
+"""Floats as planes of bytes, bit-exact: exponents compress, signs and mantissas do not."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ Words = NDArray[np.unsignedinteger[Any]]
 
 
 def write_planes(words: Words, sink: Sink) -> None:
-    """Append values of 16, 32 or 64 bits: exponents as symbols; the rest as bytes and 16-bit words."""
+    """Append values of 16, 32 or 64 bits: exponents as symbols, the rest as it is."""
     pieces = _pieces(words)
     high = pieces[:, -1]
     sink.symbols.append((high >> 7).astype(np.uint8))
@@ -49,7 +49,9 @@ def write_difference(words: Words, base: Words, sink: Sink) -> None:
     difference = _order(words) - _order(base)
     sign = (difference >> words.dtype.type(bits - 1)) * words.dtype.type(2**bits - 1)
     folded = (difference << words.dtype.type(1)) ^ sign
-    planes = folded.astype(f"<u{bits // 8}", copy=False).view(np.uint8).reshape(len(words), bits // 8)
+    planes = (
+        folded.astype(f"<u{bits // 8}", copy=False).view(np.uint8).reshape(len(words), bits // 8)
+    )
     sink.symbols.extend(planes[:, at] for at in range(bits // 8 - 1, -1, -1))
 
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from fedbonsai.wire.errors import (
     ChecksumError,
-    Fault,
     FieldError,
     LimitError,
+    MessageError,
     NotAMessageError,
     TrailingError,
     TruncatedError,
@@ -86,7 +86,9 @@ def read_frame(data: bytes | memoryview, limits: Limits) -> Frame:
     coded = view[HEADER_LENGTH:end]
     require(zlib.crc32(coded) == check, ChecksumError, "table", "does not match its checksum")
     most = _TABLE_PER_BYTE * (coded_length + _TABLE_PER_BYTE)
-    require(raw_length <= most, LimitError, "table", f"is {raw_length} bytes, at most {most} allowed")
+    require(
+        raw_length <= most, LimitError, "table", f"is {raw_length} bytes, at most {most} allowed"
+    )
     table = read_table(expand(coded, raw_length, "table", budget), limits)
     return Frame(table, end, _bodies(view, end, table.sections), budget)
 
@@ -94,7 +96,9 @@ def read_frame(data: bytes | memoryview, limits: Limits) -> Frame:
 def _read_header(view: memoryview) -> tuple[int, int, int]:
     """Lengths of the table before and after compression, and its checksum."""
     short = len(view) < HEADER_LENGTH
-    fault: type[Fault] = TruncatedError if bytes(view[:4]) == MAGIC[: len(view)] else NotAMessageError
+    fault: type[MessageError] = (
+        TruncatedError if bytes(view[:4]) == MAGIC[: len(view)] else NotAMessageError
+    )
     require(not short, fault, "header", f"has {HEADER_LENGTH} bytes, got {len(view)}")
     magic, major, _, zero, length, raw, coded, check = HEADER.unpack(view[: HEADER.size])
     require(magic == MAGIC, NotAMessageError, "header", f"begins with {MAGIC!r}, got {magic!r}")
@@ -103,7 +107,9 @@ def _read_header(view: memoryview) -> tuple[int, int, int]:
     require(found == expected, ChecksumError, "header", "does not match its checksum")
     require(major == MAJOR, VersionError, "header", f"version {MAJOR} is known, got {major}")
     require(zero == 0, FieldError, "header", f"bytes 6 and 7 must be zero, got {zero}")
-    require(length >= len(view), TrailingError, "message", f"ends at {length}, got {len(view)} bytes")
+    require(
+        length >= len(view), TrailingError, "message", f"ends at {length}, got {len(view)} bytes"
+    )
     require(length == len(view), TruncatedError, "message", f"has {length} bytes, got {len(view)}")
     return raw, coded, check
 
@@ -122,11 +128,21 @@ def _bodies(
         for directory in section.streams:
             streams.append(view[start : start + directory.length])
             start += directory.length
-        for part, check, what in zip(
-            (SUPPORT_STREAMS, VALUE_STREAMS), expected, ("supports", "values"), strict=True
-        ):
-            found = zlib.crc32(b"".join(streams[part]))
-            require(found == check, ChecksumError, f"{place}, {what}", "do not match their checksum")
+        supports = sum(directory.length for directory in section.streams[SUPPORT_STREAMS])
+        middle = start - section.length + supports
+        found = zlib.crc32(view[start - section.length : middle]), zlib.crc32(view[middle:start])
+        require(
+            found[0] == expected[0],
+            ChecksumError,
+            f"{place}, supports",
+            "do not match their checksum",
+        )
+        require(
+            found[1] == expected[1],
+            ChecksumError,
+            f"{place}, values",
+            "do not match their checksum",
+        )
         bodies.append(tuple(streams))
     require(start == len(view), TrailingError, "message", f"must end at {start}, got {len(view)}")
     return tuple(bodies)

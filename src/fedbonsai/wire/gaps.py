@@ -1,4 +1,4 @@
-"""Sparse sets as the gaps between their coordinates: a byte for the high bits, the low ones as they are."""
+"""Sparse sets as the gaps between coordinates: a byte for high bits, the low ones as they are."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,12 +18,13 @@ def write_gaps(size: int, positions: Array, sink: Sink) -> tuple[int, int, int]:
     count = positions.size
     # Symbols of 4 to 6 bits: few enough for a short code table, enough to lose nothing below them.
     shift = max(0, (size // count).bit_length() - 3)
-    gaps = np.diff(positions.astype(np.uint32), prepend=np.array([0], np.uint32))
-    gaps[1:] -= np.uint32(1)
+    gaps = positions.astype("<u4")
+    gaps[1:] -= gaps[:-1] + np.uint32(1)
     high = np.right_shift(gaps, np.uint32(shift))
-    escapes = high[high >= _ESCAPE].astype("<u4")
+    escapes = high[high >= _ESCAPE]
     sink.symbols.append(np.minimum(high, np.uint32(_ESCAPE)).astype(np.uint8))
-    sink.rest.extend(pack(gaps & np.uint32(1 << bit)) for bit in range(shift))
+    low = gaps.view(np.uint8).reshape(count, 4)
+    sink.rest.extend(pack(low[:, bit // 8] & np.uint8(1 << bit % 8)) for bit in range(shift))
     sink.rest.append(escapes)
     return count, shift, escapes.size
 
@@ -41,23 +42,24 @@ def read_gaps(fields: tuple[int, ...], size: int, source: Source) -> NDArray[np.
         place,
         f"gaps of {size} coordinates cannot have count {count}, shift {shift}, escapes {escapes}",
     )
-    source.budget.spend(24 * count, place)
-    gaps = source.symbols.take(count).astype(np.int64)
-    low = [unpack(source.rest, count) for _ in range(shift)]
+    source.budget.spend(16 * count, place)
+    gaps = source.symbols.take(count).astype("<u4")
+    planes = [unpack(source.rest, count) for _ in range(shift)]
     _fill_escapes(gaps, source.rest.take(4 * escapes).view("<u4"), place)
-    gaps <<= shift
-    for bit, plane in enumerate(low):
-        gaps |= plane.astype(np.int64) << bit
-    # Only short gaps are added up: a sum of hostile ones would overflow and look right.
-    require(int(gaps.max()) < size, SupportCodingError, place, f"gaps must be below {size}")
-    gaps += 1
-    positions = np.cumsum(gaps, out=gaps)
-    positions -= 1
+    # Bounded before they are shifted and added up: hostile ones would overflow and look right.
+    short = int(gaps.max()) <= (size - 1) >> shift
+    require(short, SupportCodingError, place, f"gaps must be below {size}")
+    gaps <<= np.uint32(shift)
+    low = gaps.view(np.uint8).reshape(count, 4)
+    for bit, plane in enumerate(planes):
+        low[:, bit // 8] |= plane << np.uint8(bit % 8)
+    gaps[1:] += np.uint32(1)
+    positions = np.cumsum(gaps, dtype=np.int64)
     require(positions[-1] < size, SupportCodingError, place, f"positions must be below {size}")
     return positions
 
 
-def _fill_escapes(symbols: NDArray[np.int64], escapes: Array, place: str) -> None:
+def _fill_escapes(symbols: NDArray[np.uint32], escapes: Array, place: str) -> None:
     """Put the gaps that did not fit in a byte where their symbols stand."""
     at = np.flatnonzero(symbols == _ESCAPE)
     require(

@@ -12,7 +12,7 @@ class Limits:
 
     Attributes:
         max_bytes: Of the message, and of all memory that decoding takes, added up.
-        max_parameters: Coordinates of all tensors of all groups together; also the size of one dimension.
+        max_parameters: Coordinates of all tensors of all groups; also the size of one dimension.
         max_tensors: Tensors of all groups together.
         max_groups: Groups.
         schema: Shape by tensor name; a tensor of another name or shape is refused.
@@ -43,7 +43,7 @@ class Limits:
 
 
 class Budget:
-    """Memory that is left; every allocation that depends on outside bytes is paid for before it is made."""
+    """Memory that is left: what depends on outside bytes is paid for before it is allocated."""
 
     def __init__(self, total: int) -> None:
         self.left = total

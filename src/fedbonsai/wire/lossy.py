@@ -1,7 +1,7 @@
-"""Codings of float values that lose information, each with a bound on how much (docs/wire-format.md).
+"""Codings of float values that lose information, each with a bound (docs/wire-format.md).
 
-Each is a pair of functions: one appends the pieces of float32 values, one reads them back. Sums that
-become part of a message are made of integers, because the sum of floats depends on the machine.
+Each is a pair of functions: one appends the pieces of float32 values, one reads them back. Sums
+that become part of a message are made of integers: a sum of floats depends on the machine.
 """
 
 import numpy as np
@@ -67,11 +67,12 @@ def _pairs(symbols: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Two halves a byte, the first in the low half; a missing one is 8."""
     padded = np.full((-(-symbols.size // 2), 2), 8, np.uint8)
     padded.reshape(-1)[: symbols.size] = symbols
-    return padded[:, 0] | padded[:, 1] << 4
+    padded[:, 1] <<= 4
+    return np.bitwise_or(padded[:, 0], padded[:, 1])
 
 
 def write_uniform(values: Floats, key: int, sink: Sink) -> None:
-    """Append whole steps of half the root mean square, after adding a dither that the reader subtracts."""
+    """Append whole steps, each half the root mean square, of the values plus a known dither."""
     step = np.float32(_STEP * _root_mean_square(values))
     levels = np.rint(values.astype(np.float64) / float(step) + (uniform(key, values.size) - 0.5))
     escapes = np.abs(levels) > 127
@@ -84,13 +85,13 @@ def read_uniform(count: int, key: int, source: Source) -> Floats:
     """Undo `write_uniform`, up to half a step of noise that does not depend on the values."""
     source.budget.spend(40 * count, source.rest.place)
     symbols = source.symbols.take(count)
-    step = read_floats(1, source, low=0.0)[0]
-    require(step > 0, NumberError, source.rest.place, "the step must be positive, got 0")
+    step = read_floats(1, source, low=0.0).astype(np.float64)
+    require(step[0] > 0, NumberError, source.rest.place, "the step must be positive, got 0")
     levels = symbols.astype(np.float64) - 128
     at = np.flatnonzero(symbols == 0)
     levels[at] = source.rest.take(4 * at.size).view("<i4")
     levels -= uniform(key, count) - 0.5
-    return _scaled(levels, np.float64(step), source)
+    return _scaled(levels, step, source)
 
 
 def write_sign(values: Floats, sink: Sink) -> None:
@@ -103,7 +104,8 @@ def read_sign(count: int, source: Source) -> Floats:
     """Undo `write_sign`: the scale with each value's sign."""
     source.budget.spend(6 * count, source.rest.place)
     scale = read_floats(1, source, low=0.0)[0]
-    return np.where(unpack(source.rest, count), -scale, scale)
+    values: Floats = np.where(unpack(source.rest, count), -scale, scale).astype(np.float32)
+    return values
 
 
 def write_ternary(values: Floats, sink: Sink) -> None:
@@ -125,12 +127,12 @@ def read_ternary(count: int, source: Source) -> Floats:
         source.symbols.place,
         "digits must be 0, 1 or 2, and unused ones 0",
     )
-    scale = read_floats(1, source, low=0.0)[0]
+    scale = read_floats(1, source, low=0.0)
     return _scaled(digits[:count].astype(np.float32) - 1, scale, source)
 
 
 def write_bits(values: Floats, key: int, sink: Sink) -> None:
-    """Append the lowest and highest value, and for each value by chance one of them, right on average."""
+    """Append the lowest and highest value, and by chance one of them for each, right on average."""
     low, high = float(values.min()), float(values.max())
     chance = (values.astype(np.float64) - low) / (high - low if high > low else 1.0)
     sink.symbols.append(pack(chance > uniform(key, values.size)))
@@ -142,7 +144,8 @@ def read_bits(count: int, source: Source) -> Floats:
     source.budget.spend(6 * count, source.rest.place)
     low, high = read_floats(2, source)
     require(low <= high, NumberError, source.rest.place, f"low must not exceed high: {low}, {high}")
-    return np.where(unpack(source.symbols, count), high, low)
+    values: Floats = np.where(unpack(source.symbols, count), high, low).astype(np.float32)
+    return values
 
 
 def read_floats(count: int, source: Source, low: float = -np.inf) -> Floats:

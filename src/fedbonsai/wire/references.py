@@ -1,11 +1,11 @@
-"""Supports that both sides hold, named by the first bits of their digests and one check for all of them."""
+"""Supports that both sides hold, named by the first bits of their digests and one check."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
 from itertools import islice, product
 
 from fedbonsai.core.support import Support
-from fedbonsai.wire.errors import FieldError, UnknownReference, require
+from fedbonsai.wire.errors import FieldError, UnknownReferenceError, require
 from fedbonsai.wire.fields import Cursor
 
 CHECK = 8
@@ -25,10 +25,10 @@ def check(digests: Sequence[bytes]) -> bytes:
 
 
 def write_references(used: Sequence[Support], held: Held) -> bytes:
-    """Name supports: a common width in bits, that many bits of each digest, and the check of them all.
+    """Name supports: a common width, that many bits of each digest, and a check of them all.
 
-    The width is the smallest that tells the supports of equal shape in ``held`` apart, and as much more as 16 bytes
-    for all references allow, in case that the receiver holds supports that we do not know of.
+    The width is the smallest that tells the supports of equal shape in ``held`` apart, or as much
+    more as 16 bytes for all references allow: the receiver may hold more than we know of.
     """
     if not used:
         return b""
@@ -43,7 +43,7 @@ def read_references(cursor: Cursor, shapes: Sequence[tuple[int, ...]], held: Hel
     """Find the supports that are referred to, one of each shape in ``shapes``.
 
     Raises:
-        UnknownReference: One of them is not in ``held``.
+        UnknownReferenceError: One of them is not in ``held``.
     """
     if not shapes:
         return []
@@ -65,11 +65,11 @@ def read_references(cursor: Cursor, shapes: Sequence[tuple[int, ...]], held: Hel
     expected = bytes(cursor.take(CHECK))
     prefixes = [digits[width * at : width * (at + 1)] for at in range(total)]
     candidates = _candidates(prefixes, shapes, held)
-    # A prefix that fits several supports is settled by the check, as long as there are few combinations.
+    # Where a prefix fits several supports, the check settles it, if there are few combinations.
     for digests in islice(product(*candidates), _ATTEMPTS):
         if check(digests) == expected:
             return [held[digest] for digest in digests]
-    raise UnknownReference(
+    raise UnknownReferenceError(
         cursor.place, "this side does not hold a support that the message refers to; ask for all"
     )
 

@@ -1,4 +1,4 @@
-"""What the supports of a message may refer to: held ones, seeds, earlier ones of the same message."""
+"""What the supports of a message may refer to: held ones, seeds, earlier ones of the message."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -56,7 +56,7 @@ def seeded_support(shape: Sequence[int], count: int, seed: int) -> Support:
 
     Examples:
         >>> seeded_support((8,), 3, seed=1).positions
-        tensor([1, 2, 6])
+        tensor([3, 4, 7])
     """
     if count == 0:
         return Support.at(shape, torch.empty(0, dtype=torch.int64))

@@ -1,10 +1,10 @@
-"""Streams of pieces: zstd as a plain Huffman coder, one block a large piece, one pool for the small ones.
+"""Streams of pieces: zstd as a plain Huffman coder, and one pool for all small pieces.
 
-The presets of zstd look for matches where there are none and lose 13 to 27 % on the exponents of floats; with a
-table of 64 hashes it leaves the symbols alone and codes them by their frequencies.
+The presets of zstd look for matches where there are none and lose 13 to 27 % on the exponents of
+floats; with a table of 64 hashes it leaves symbols alone and codes them by their frequencies.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,7 +45,7 @@ _TEXT: dict[str, int] = {
 
 
 def compress(data: bytes | memoryview, *, text: bool = False) -> bytes:
-    """Compress to a block without its frame header; ``text`` looks for repetitions, which symbols do not have."""
+    """Compress to blocks without a frame header; ``text`` has repetitions, symbols have none."""
     parameters = zstandard.ZstdCompressionParameters(
         **(_TEXT if text else _HUFFMAN),
         write_content_size=False,
@@ -87,7 +87,7 @@ def expand(data: memoryview, length: int, place: str, budget: Budget) -> memoryv
 
 @dataclass(frozen=True)
 class Directory:
-    """The lengths of a stream: of its pool before and after compression, and of its large pieces after it."""
+    """Lengths of a stream: its pool before and after compression, its large pieces after it."""
 
     pool: int
     pool_coded: int
@@ -123,7 +123,7 @@ class Stream:
 
 @dataclass
 class Sink:
-    """Collects the pieces of two streams: symbols, which compress, and the rest, which mostly does not."""
+    """Collects the pieces of two streams: symbols, which compress, and the rest, which may not."""
 
     symbols: list[Array] = field(default_factory=list)
     rest: list[Array] = field(default_factory=list)
@@ -131,7 +131,7 @@ class Sink:
 
 def write_stream(pieces: Sequence[Array], *, stored: bool = False) -> Stream:
     """Compress pieces to a stream; ``stored`` leaves them as they are."""
-    views = [memoryview(np.ascontiguousarray(one)).cast("B") for one in pieces if one.size]
+    views = [np.ascontiguousarray(one).data.cast("B") for one in pieces if one.size]
     pool = b"".join(one for one in views if len(one) < LARGE)
     large = [one for one in views if len(one) >= LARGE]
     coded = [one if stored or _hopeless(one) else squeeze(one) for one in large]
@@ -146,7 +146,7 @@ def write_text(data: bytes) -> Stream:
 
 
 def _hopeless(piece: memoryview) -> bool:
-    """Whether samples from all over a long piece do not compress: then the whole will not, and costs time."""
+    """Whether samples of a long piece do not compress: then the whole will not, and costs time."""
     if len(piece) < 8 * _SAMPLE:
         return False
     starts = (0, len(piece) // 2, len(piece) - _SAMPLE)
@@ -154,13 +154,37 @@ def _hopeless(piece: memoryview) -> bool:
     return len(compress(sample)) > 0.98 * len(sample)
 
 
-class StreamReader:
-    """Hands out the pieces of a stream in order."""
+Watch = Callable[[int, NDArray[np.uint8]], None]
+"""Is told of every piece that is read, with the number of its stream in the group."""
 
-    def __init__(self, data: memoryview, directory: Directory, place: str, budget: Budget) -> None:
+
+def watch_nothing(_: int, __: NDArray[np.uint8]) -> None:
+    """Let pieces pass."""
+
+
+class StreamReader:
+    """Hands out the pieces of a stream in order.
+
+    Args:
+        data: The stream as it stands in the message.
+        directory: Its lengths.
+        place: What it is, for messages.
+        budget: Pays for what is decompressed.
+        watch: Is told of every piece.
+    """
+
+    def __init__(
+        self,
+        data: memoryview,
+        directory: Directory,
+        place: str,
+        budget: Budget,
+        watch: Callable[[NDArray[np.uint8]], None],
+    ) -> None:
         self.place = place
         self._data = data
         self._budget = budget
+        self._watch = watch
         self._large = iter(directory.large)
         self._next = directory.pool_coded
         pool = data[: directory.pool_coded]
@@ -170,15 +194,17 @@ class StreamReader:
 
     def take(self, length: int) -> NDArray[np.uint8]:
         """The next piece, which must have ``length`` bytes."""
-        if length < LARGE:
-            return np.frombuffer(self._pool.take(length), np.uint8)
+        data = self._pool.take(length) if length < LARGE else self._take_large(length)
+        piece = np.frombuffer(data, np.uint8)
+        self._watch(piece)
+        return piece
+
+    def _take_large(self, length: int) -> memoryview:
         coded = next(self._large, None)
-        require(
-            coded is not None, TruncatedError, self.place, f"a piece of {length} bytes is missing"
-        )
-        start, self._next = self._next, self._next + int(coded or 0)
-        block = self._data[start : self._next]
-        return np.frombuffer(expand(block, length, self.place, self._budget), np.uint8)
+        if coded is None:
+            raise TruncatedError(self.place, f"a piece of {length} bytes is missing")
+        start, self._next = self._next, self._next + coded
+        return expand(self._data[start : self._next], length, self.place, self._budget)
 
     def locate(self, place: str) -> None:
         """Say what is read from now on, for messages."""
@@ -216,4 +242,3 @@ class Source:
         """Refuse pieces that nobody has asked for."""
         self.symbols.finish()
         self.rest.finish()
-

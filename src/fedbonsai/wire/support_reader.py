@@ -16,7 +16,7 @@ from fedbonsai.wire.shelf import seeded_support
 from fedbonsai.wire.streams import Source
 
 SEED_COST = 64
-"""Bytes of budget a coordinate of a seeded support, so that a short message cannot keep its reader busy."""
+"""Bytes of budget a seeded coordinate: a short message must not keep its reader busy."""
 
 
 @dataclass

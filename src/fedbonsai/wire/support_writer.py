@@ -1,7 +1,7 @@
 """The encoder's choice of a coding for each support.
 
-The choice is by rule, with integers only, so that every machine makes the same: again, held, seeded, grid, changed,
-product, and a flat set otherwise.
+The choice is by rule, with integers only, so that every machine makes the same: again, held,
+seeded, grid, changed, product, and a flat set otherwise.
 """
 
 import numpy as np
@@ -9,9 +9,9 @@ import torch
 
 from fedbonsai.core.support import Support
 from fedbonsai.wire.errors import LimitError, require
+from fedbonsai.wire.gaps import MAX_SIZE
 from fedbonsai.wire.records import LISTS, Code, Record
 from fedbonsai.wire.references import Held
-from fedbonsai.wire.gaps import MAX_SIZE
 from fedbonsai.wire.sets import write_set
 from fedbonsai.wire.shelf import Shelf
 from fedbonsai.wire.streams import Sink
@@ -32,17 +32,18 @@ def write_support(support: Support, shelf: Shelf, sink: Sink) -> Record:
 
 def _known(support: Support, shelf: Shelf) -> Record | None:
     """A coding that names the support instead of describing it."""
+    digest, record = support.digest, None
     if support.kind == "dense":
-        return Record(Code.WHOLE)
-    if support.digest in shelf.tensors.places:
-        return Record(Code.AGAIN, (shelf.tensors.places[support.digest],))
-    if support.digest in shelf.held:
+        record = Record(Code.WHOLE)
+    elif digest in shelf.tensors.places:
+        record = Record(Code.AGAIN, (shelf.tensors.places[digest],))
+    elif digest in shelf.held:
         shelf.used.append(support)
-        return Record(Code.HELD)
-    if support.digest in shelf.seeds:
+        record = Record(Code.HELD)
+    elif digest in shelf.seeds:
         shelf.derived.append(support)
-        return Record(Code.SEEDED, (support.count, shelf.seeds[support.digest]))
-    return None
+        record = Record(Code.SEEDED, (support.count, shelf.seeds[digest]))
+    return record
 
 
 def _described(support: Support, shelf: Shelf, sink: Sink) -> Record:
@@ -53,14 +54,13 @@ def _described(support: Support, shelf: Shelf, sink: Sink) -> Record:
     if (base := _base(support, shelf.held)) is not None:
         shelf.used.append(base)
         shelf.derived.append(support)
-        return Record(
-            Code.CHANGED, (), tuple(write_set(one, sink) for one in _difference(base, support))
-        )
+        parts = tuple(write_set(one, sink) for one in _difference(base, support))
+        return Record(Code.CHANGED, (), parts)
     return _write_mask(support, shelf, sink)
 
 
 def _write_mask(support: Support, shelf: Shelf, sink: Sink) -> Record:
-    """A mask as the product of its rows and what all of them have in common, or else as a flat set."""
+    """A mask as the product of its rows and the pattern they have in common, or as a flat set."""
     if (halves := _factors(support)) is None:
         return write_set(support, sink)
     rows, rest = halves
@@ -79,7 +79,7 @@ def _write_list(one: Support, shelf: Shelf, sink: Sink) -> Record:
 
 
 def _factors(support: Support) -> tuple[Support, Support] | None:
-    """Rows (indices of dimension 0) and their common pattern, where a mask is the product of the two."""
+    """Rows (indices of dimension 0) and their pattern, where a mask is the product of both."""
     if len(support.shape) < 2 or support.count in (0, support.numel):
         return None
     mask = support.indicator().numpy().reshape(support.shape[0], -1)
@@ -102,7 +102,7 @@ def _cost(size: int, count: int) -> int:
 
 
 def _base(support: Support, held: Held) -> Support | None:
-    """The held mask from which ``support`` is reached at the least cost, if that is less than to describe it."""
+    """The held mask that ``support`` is reached from at the least cost, if that is worth it."""
     best, found = _cost(support.numel, support.count) - 512, None
     positions = support.positions.numpy()
     for _, base in sorted(held.items()):
@@ -117,7 +117,7 @@ def _base(support: Support, held: Held) -> Support | None:
 
 
 def _difference(base: Support, support: Support) -> tuple[Support, Support]:
-    """What stays of ``base``, among its coordinates; and what is new, among the coordinates it lacks."""
+    """What stays, among the coordinates of ``base``, and what is new, among those it lacks."""
     old, new = base.indicator().reshape(-1).numpy(), support.indicator().reshape(-1).numpy()
     kept, grown = new[base.positions.numpy()], new[~old]
     return Support.masked(torch.from_numpy(kept)), Support.masked(torch.from_numpy(grown))

@@ -1,4 +1,4 @@
-"""The table of a message: its facts, and the names, types, shapes and lengths of all that follows."""
+"""The table of a message: its facts, and the names, types, shapes and lengths of what follows."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,8 +15,11 @@ MAX_NUMBERS = 4096
 MAX_DIMENSIONS = 8
 """Dimensions of a tensor."""
 
-STREAMS = 5
-"""Streams of a group: records, symbols and rest of the supports, symbols and rest of the values."""
+STREAMS = ("records", "support symbols", "support rest", "value symbols", "value rest")
+"""The streams of a group."""
+
+SUPPORT_SYMBOLS = 1
+VALUE_SYMBOLS = 3
 
 
 @dataclass(frozen=True)
@@ -121,9 +124,7 @@ def _read_facts(cursor: Cursor) -> Facts:
     round_, client, weight = cursor.signed(), cursor.signed(), cursor.double()
     _check_weight(weight)
     stage, note = cursor.text(), cursor.text()
-    pairs = [
-        (cursor.text(), cursor.double()) for _ in range(cursor.count(MAX_NUMBERS, "numbers"))
-    ]
+    pairs = [(cursor.text(), cursor.double()) for _ in range(cursor.count(MAX_NUMBERS, "numbers"))]
     unique("table, numbers", [name for name, _ in pairs])
     return Facts(round_, client, weight, stage, note, dict(pairs))
 
@@ -161,7 +162,7 @@ def _read_section(cursor: Cursor, limits: Limits) -> Section:
     unique(f"table, group {name!r}", [entry.name for entry in entries])
     # A large piece belongs to a tensor, and none has more than a few dozen.
     most = 64 * len(entries)
-    streams = tuple(Directory.read(cursor, most) for _ in range(STREAMS))
+    streams = tuple(Directory.read(cursor, most) for _ in STREAMS)
     require(not streams[0].large, FieldError, cursor.place, "the records are one piece")
     return Section(name, tuple(entries), streams)
 
@@ -170,9 +171,13 @@ def _read_entry(cursor: Cursor, group: str, limits: Limits) -> Entry:
     name = cursor.text()
     place = f"{group}, tensor {name!r}"
     type_ = cursor.u8()
-    require(type_ < len(TYPES), FieldError, place, f"an element type is below {len(TYPES)}, got {type_}")
+    require(
+        type_ < len(TYPES), FieldError, place, f"an element type is below {len(TYPES)}, got {type_}"
+    )
     dimensions = cursor.u8()
-    require(dimensions <= MAX_DIMENSIONS, LimitError, place, f"at most 8 dimensions, got {dimensions}")
+    require(
+        dimensions <= MAX_DIMENSIONS, LimitError, place, f"at most 8 dimensions, got {dimensions}"
+    )
     sizes = [cursor.count(limits.max_parameters, "indices a dimension") for _ in range(dimensions)]
     shape = tuple(sizes)
     limits.admit(place, name, shape)

@@ -15,7 +15,7 @@ from fedbonsai.core.message import Part
 from fedbonsai.core.support import Support
 from fedbonsai.wire import lossy
 from fedbonsai.wire.bits import pack, unpack
-from fedbonsai.wire.errors import FieldError, UnknownBase, require
+from fedbonsai.wire.errors import FieldError, UnknownBaseError, require
 from fedbonsai.wire.floats import (
     Words,
     read_difference,
@@ -86,7 +86,7 @@ _LARGEST_FP16 = 65504.0
 
 @dataclass(frozen=True)
 class _Lossy:
-    """A coding of float32 values: how they are written and read, given the key of their random numbers."""
+    """How float32 values are written and read, given the key of their random numbers."""
 
     write: Callable[[lossy.Floats, int, Sink], None]
     read: Callable[[int, int, Source], lossy.Floats]
@@ -102,10 +102,10 @@ def setting(name: str) -> Coding:
 
 
 def choose(part: Part, wanted: Coding, *, differ: bool = False) -> Coding:
-    """The coding that a tensor gets where ``wanted`` is set; ``differ``: there is a base to differ from.
+    """The coding that a tensor gets where ``wanted`` is set; ``differ``: there is a base for it.
 
-    Losing information is for floats only, finite and of usable size, and for weights only: two dimensions and 64
-    values, or a vector of 8192. Biases and running statistics are small and must not be off.
+    Losing information is for floats only, finite and of usable size, and for weights only: two
+    dimensions and 64 values, or a vector of 8192. Biases and running statistics must not be off.
     """
     if wanted is Coding.RAW or part.values.dtype not in FLOATS or not part.support.count:
         return Coding.RAW
@@ -157,7 +157,7 @@ def read_values(number: int, dtype: torch.dtype, count: int, key: int, source: S
 
 
 def base_values(base: Part | None, support: Support, dtype: torch.dtype) -> Tensor | None:
-    """The values of a base at the coordinates of a support, zero where it has none; None where it does not fit."""
+    """A base at the coordinates of a support, zero where it has none; None if it does not fit."""
     if base is None or base.support.shape != support.shape or base.values.dtype != dtype:
         return None
     if base.support == support:
@@ -166,7 +166,7 @@ def base_values(base: Part | None, support: Support, dtype: torch.dtype) -> Tens
 
 
 def write_delta(values: Tensor, base: Tensor, sink: Sink) -> None:
-    """Append the difference of values and a base of the same type, bit by bit, and the base's checksum."""
+    """Append the bit-exact difference to a base of the same type, and the base's checksum."""
     words = words_of(base)
     write_difference(words_of(values), words, sink)
     sink.rest.append(np.array([_crc(words)], "<u4"))
@@ -176,12 +176,17 @@ def read_delta(base: Tensor, source: Source) -> Tensor:
     """Undo `write_delta`.
 
     Raises:
-        UnknownBase: ``base`` is not what the difference was taken from.
+        UnknownBaseError: ``base`` is not what the difference was taken from.
     """
     words = words_of(base)
     expected = int(source.rest.take(4).view("<u4")[0])
     place = source.rest.place
-    require(_crc(words) == expected, UnknownBase, place, "this side holds another base; ask for the whole")
+    require(
+        _crc(words) == expected,
+        UnknownBaseError,
+        place,
+        "this side holds another base; ask for the whole",
+    )
     return tensor_of(read_difference(words, source), base.dtype)
 
 
@@ -200,7 +205,8 @@ def tensor_of(words: Words, dtype: torch.dtype) -> Tensor:
 
 
 def _crc(words: Words) -> int:
-    return zlib.crc32(np.ascontiguousarray(words.astype(words.dtype.newbyteorder("<"), copy=False)))
+    little = words.astype(words.dtype.newbyteorder("<"), copy=False)
+    return zlib.crc32(np.ascontiguousarray(little).data)
 
 
 def _read_raw(dtype: torch.dtype, count: int, source: Source) -> Tensor:
@@ -217,7 +223,9 @@ def _write_rounded(dtype: torch.dtype, values: lossy.Floats, _: int, sink: Sink)
 
 def _read_rounded(dtype: torch.dtype, count: int, _: int, source: Source) -> lossy.Floats:
     source.budget.spend(4 * count, source.rest.place)
-    rounded: lossy.Floats = tensor_of(read_planes(count, 2, source), dtype).to(torch.float32).numpy()
+    rounded: lossy.Floats = (
+        tensor_of(read_planes(count, 2, source), dtype).to(torch.float32).numpy()
+    )
     return rounded
 
 
@@ -245,7 +253,5 @@ _LOSSY = {
         lambda values, _, sink: lossy.write_ternary(values, sink),
         lambda count, _, source: lossy.read_ternary(count, source),
     ),
-    Coding.BITS: _Lossy(
-        lossy.write_bits, lambda count, _, source: lossy.read_bits(count, source)
-    ),
+    Coding.BITS: _Lossy(lossy.write_bits, lambda count, _, source: lossy.read_bits(count, source)),
 }
