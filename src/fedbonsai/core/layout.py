@@ -68,7 +68,9 @@ class Layout:
     def count(self, supports: Mapping[str, "object"] | None = None) -> int:
         """Number of parameters (buffers apart) that are present on ``supports``."""
         supports = supports or {}
-        return sum(getattr(supports.get(slot.name), "count", slot.numel) for slot in self.parameters)
+        return sum(
+            getattr(supports.get(slot.name), "count", slot.numel) for slot in self.parameters
+        )
 
     def density(self, supports: Mapping[str, "object"]) -> float:
         """Share of the prunable weights that is present on ``supports``; 1 for a model without any."""

@@ -64,14 +64,20 @@ class Message:
 
     def supports(self, group: str = "weights") -> dict[str, Support]:
         """The supports of one group that are not dense."""
-        return {name: part.support for name, part in self.groups[group].items() if part.support.kind != "dense"}
+        return {
+            name: part.support
+            for name, part in self.groups[group].items()
+            if part.support.kind != "dense"
+        }
 
     def with_numbers(self, **numbers: float) -> "Message":
         """The same message with more numbers."""
         return replace(self, numbers={**self.numbers, **numbers})
 
 
-def group(tensors: Mapping[str, Tensor], supports: Mapping[str, Support] | None = None) -> dict[str, Part]:
+def group(
+    tensors: Mapping[str, Tensor], supports: Mapping[str, Support] | None = None
+) -> dict[str, Part]:
     """Cut each tensor down to its support; a tensor without one travels whole.
 
     Examples:

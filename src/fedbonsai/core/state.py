@@ -36,8 +36,16 @@ class Memory:
         """What stands under ``name/``, without the prefix."""
         prefix = f"{name}/"
         return Memory(
-            {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)},
-            {key.removeprefix(prefix): value for key, value in self.numbers.items() if key.startswith(prefix)},
+            {
+                key.removeprefix(prefix): value
+                for key, value in self.tensors.items()
+                if key.startswith(prefix)
+            },
+            {
+                key.removeprefix(prefix): value
+                for key, value in self.numbers.items()
+                if key.startswith(prefix)
+            },
         )
 
     def under(self, name: str) -> "Memory":
@@ -105,6 +113,13 @@ class State:
 
     def moved(self, weights: Tensors, supports: Mapping[str, Support] | None = None) -> "State":
         """The state with new weights, cut to ``supports`` (or to the present ones): exact zeros elsewhere."""
-        supports = self.supports if supports is None else {k: s for k, s in supports.items() if s.kind != "dense"}
-        cut = {name: supports[name].apply(value) if name in supports else value for name, value in weights.items()}
+        supports = (
+            self.supports
+            if supports is None
+            else {k: s for k, s in supports.items() if s.kind != "dense"}
+        )
+        cut = {
+            name: supports[name].apply(value) if name in supports else value
+            for name, value in weights.items()
+        }
         return replace(self, weights=cut, supports=dict(supports))

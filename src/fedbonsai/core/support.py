@@ -59,7 +59,9 @@ class Support:
             raise SupportError(f"a mask must be bool, got {mask.dtype}; write mask.bool()")
         if np.count_nonzero(mask.numpy(force=True)) == mask.numel():
             return Support(tuple(mask.shape))
-        return Support(tuple(mask.shape), mask=mask.detach().clone(memory_format=torch.contiguous_format))
+        return Support(
+            tuple(mask.shape), mask=mask.detach().clone(memory_format=torch.contiguous_format)
+        )
 
     @staticmethod
     def at(shape: Sequence[int], positions: Tensor) -> "Support":
@@ -97,12 +99,18 @@ class Support:
         """
         shape = tuple(shape)
         if len(index) != len(shape):
-            raise SupportError(f"a grid needs one index list a dimension: {len(shape)}, got {len(index)}")
+            raise SupportError(
+                f"a grid needs one index list a dimension: {len(shape)}, got {len(index)}"
+            )
         lists = tuple(one.detach().to(torch.int64).clone() for one in index)
         for dim, (size, one) in enumerate(zip(shape, lists, strict=True)):
-            inside = one.dim() == 1 and (one.numel() == 0 or (int(one[0]) >= 0 and int(one[-1]) < size))
+            inside = one.dim() == 1 and (
+                one.numel() == 0 or (int(one[0]) >= 0 and int(one[-1]) < size)
+            )
             if not inside or bool((one.diff() <= 0).any()):
-                raise SupportError(f"dimension {dim}: indices must increase within [0, {size}), got {one.tolist()[:8]}")
+                raise SupportError(
+                    f"dimension {dim}: indices must increase within [0, {size}), got {one.tolist()[:8]}"
+                )
         if all(one.numel() == size for size, one in zip(shape, lists, strict=True)):
             return Support(shape)
         return Support(shape, index=lists)
@@ -167,7 +175,12 @@ class Support:
         self._fits(values.shape, (self.count,))
         if self.kind == "dense":
             return values.reshape(self.shape).clone()
-        flat = torch.full((self.numel,), fill, dtype=values.dtype)
+        if fill == 0:
+            # NumPy asks the system for zeroed memory; torch would write every zero itself.
+            zeros = np.zeros(self.numel * values.dtype.itemsize, dtype=np.uint8)
+            flat = torch.from_numpy(zeros).view(values.dtype)
+        else:
+            flat = torch.full((self.numel,), fill, dtype=values.dtype)
         return flat.index_copy_(0, self.positions, values).reshape(self.shape)
 
     def indicator(self) -> Tensor:
@@ -192,7 +205,9 @@ class Support:
 
     def _fits(self, got: Sequence[int], expected: tuple[int, ...]) -> None:
         if tuple(got) != expected:
-            raise SupportError(f"a tensor on this support must have shape {expected}, got {tuple(got)}")
+            raise SupportError(
+                f"a tensor on this support must have shape {expected}, got {tuple(got)}"
+            )
 
 
 def pack_bits(mask: Tensor) -> Tensor:
@@ -214,5 +229,7 @@ def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
     count = math.prod(shape)
     bits = np.unpackbits(packed.numpy(), bitorder="little")
     if packed.numel() != -(-count // 8) or bits[count:].any():
-        raise SupportError(f"{count} bits need {-(-count // 8)} bytes with zero padding, got {packed.numel()}")
+        raise SupportError(
+            f"{count} bits need {-(-count // 8)} bytes with zero padding, got {packed.numel()}"
+        )
     return torch.from_numpy(bits[:count].view(np.bool_)).reshape(tuple(shape))

@@ -73,7 +73,9 @@ LOSSES = {loss.name: loss for loss in (cross_entropy, next_token, mse)}
 
 
 def as_loss(
-    loss: Loss | LossFunction | str, metric: MetricFunction | None = None, metric_name: str = "metric"
+    loss: Loss | LossFunction | str,
+    metric: MetricFunction | None = None,
+    metric_name: str = "metric",
 ) -> Loss:
     """Bring a name, a built-in loss or any callable into the form of a `Loss`.
 

@@ -37,7 +37,9 @@ class Pool:
 
     def __post_init__(self) -> None:
         if len(self.inputs) != len(self.targets):
-            raise DataError(f"inputs and targets must be equally many, got {len(self.inputs)} and {len(self.targets)}")
+            raise DataError(
+                f"inputs and targets must be equally many, got {len(self.inputs)} and {len(self.targets)}"
+            )
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -106,14 +108,23 @@ class Task:
             DataError: There are no clients, or their data do not fit together.
         """
         if isinstance(self.clients, Pool):
-            pool, positions = self.clients, list(self.positions or [torch.arange(len(self.clients))])
+            pool, positions = (
+                self.clients,
+                list(self.positions or [torch.arange(len(self.clients))]),
+            )
         else:
             pool, positions = _join([as_pool(data) for data in self.clients])
         if not positions:
             raise DataError("a task needs at least one client, got none")
-        splits = [split(own, validation, holdout, seed, client) for client, own in enumerate(positions)]
+        splits = [
+            split(own, validation, holdout, seed, client) for client, own in enumerate(positions)
+        ]
         return PreparedTask(
-            self.model, as_loss(self.loss, self.metric), pool, tuple(splits), replace(as_pool(self.test))
+            self.model,
+            as_loss(self.loss, self.metric),
+            pool,
+            tuple(splits),
+            replace(as_pool(self.test)),
         )
 
 
@@ -140,10 +151,16 @@ def split(positions: Tensor, validation: float, holdout: float, seed: int, clien
     A part with a positive share gets at least one example as long as two are left for the others; a client with a
     single example trains on it.
     """
-    shuffled = positions[torch.randperm(len(positions), generator=generator(seed, "split", client=client))]
+    shuffled = positions[
+        torch.randperm(len(positions), generator=generator(seed, "split", client=client))
+    ]
 
     def size(share: float) -> int:
-        return min(max(1, round(share * len(positions))), max(0, len(positions) - 2)) if share > 0 else 0
+        return (
+            min(max(1, round(share * len(positions))), max(0, len(positions) - 2))
+            if share > 0
+            else 0
+        )
 
     held, kept = size(holdout), size(validation)
     kept = min(kept, max(0, len(positions) - held - 1))
@@ -164,10 +181,16 @@ def as_pool(data: Data) -> Pool:
         return Pool(*data.tensors)
     try:
         pairs = [data[position] for position in range(len(data))]
-        inputs = torch.stack([torch.as_tensor(one) for one, _ in pairs]) if pairs else torch.empty(0)
-        targets = torch.stack([torch.as_tensor(one) for _, one in pairs]) if pairs else torch.empty(0)
+        inputs = (
+            torch.stack([torch.as_tensor(one) for one, _ in pairs]) if pairs else torch.empty(0)
+        )
+        targets = (
+            torch.stack([torch.as_tensor(one) for _, one in pairs]) if pairs else torch.empty(0)
+        )
     except (TypeError, ValueError, RuntimeError) as error:
-        raise DataError(f"a data set must give (input, target) tensors of one shape; {error}") from error
+        raise DataError(
+            f"a data set must give (input, target) tensors of one shape; {error}"
+        ) from error
     return Pool(inputs, targets)
 
 
@@ -181,9 +204,13 @@ def _join(pools: list[Pool]) -> tuple[Pool, list[Tensor]]:
         raise DataError(f"the inputs of all clients must have one shape, got {sorted(shapes)}")
     bounds = torch.tensor([0] + [len(pool) for pool in pools]).cumsum(0).tolist()
     joined = Pool(
-        torch.cat([pool.inputs for pool in filled]), torch.cat([pool.targets for pool in filled]), filled[0].prepare
+        torch.cat([pool.inputs for pool in filled]),
+        torch.cat([pool.targets for pool in filled]),
+        filled[0].prepare,
     )
-    return joined, [torch.arange(start, end) for start, end in zip(bounds, bounds[1:], strict=False)]
+    return joined, [
+        torch.arange(start, end) for start, end in zip(bounds, bounds[1:], strict=False)
+    ]
 
 
 def _class_numbers(targets: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from fedbonsai.wire.frame import (
     read_frame,
 )
 from fedbonsai.wire.limits import Limits
-from fedbonsai.wire.records import Code
-from fedbonsai.wire.streams import LARGE, Directory, squeeze, write_text
+from fedbonsai.wire.records import Code, Record, write_records
+from fedbonsai.wire.streams import LARGE, TEXT, Directory, squeeze, write_text
 from fedbonsai.wire.table import Entry, Facts, Section, Table
 
 _DEFAULT = Limits()
@@ -62,15 +62,16 @@ def dense_length(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
     Examples:
         >>> dense_length({"w": (1000, 1000)})
-        4000073
+        4000090
     """
     entries = tuple(Entry(name, 0, tuple(shape), 0) for name, shape in shapes.items())
     sizes = [4 * math.prod(shape) for shape in shapes.values()]
     pool = sum(size for size in sizes if size < LARGE)
     values = Directory(pool, pool, tuple(size for size in sizes if size >= LARGE))
-    records, none = write_text(bytes([Code.WHOLE]) * len(entries)).directory, Directory(0, 0, ())
+    whole = write_records([Record(Code.WHOLE)] * len(entries), list(shapes.values()))
+    records, none = write_text(whole).directory, Directory(0, 0, ())
     section = Section("weights", entries, (records, none, none, none, values))
-    table = squeeze(Table(Facts(), (section,)).write(), text=True)
+    table = squeeze(Table(Facts(), (section,)).write(), TEXT)
     return HEADER_LENGTH + len(table) + CHECKS_LENGTH + section.length
 
 

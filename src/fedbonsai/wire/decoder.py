@@ -16,7 +16,7 @@ from fedbonsai.wire.fields import Cursor
 from fedbonsai.wire.frame import Frame, read_frame
 from fedbonsai.wire.gaps import MAX_SIZE
 from fedbonsai.wire.limits import Budget, Limits
-from fedbonsai.wire.records import Code, Record, derived, read_record, references
+from fedbonsai.wire.records import Code, Record, derived, read_records, references
 from fedbonsai.wire.references import CHECK, Held, check, read_references
 from fedbonsai.wire.streams import Source, StreamReader, Watch, expand, watch_nothing
 from fedbonsai.wire.support_reader import Reading, read_support
@@ -90,7 +90,7 @@ class _Reader:
     def supports(self, held: Held, reading: Reading) -> list[Support]:
         """The supports of the group's tensors."""
         cursor = self._records()
-        records = [read_record(cursor, entry.shape) for entry in self.section.entries]
+        records = read_records(cursor, [entry.shape for entry in self.section.entries])
         reading.bases = deque(read_references(cursor, self._referring(records), held))
         expected = bytes(cursor.take(CHECK)) if derived(records) else check([])
         cursor.finish()

@@ -8,10 +8,10 @@ from fedbonsai.wire.bits import key_of
 from fedbonsai.wire.errors import FieldError, require
 from fedbonsai.wire.fields import MAX_TEXT
 from fedbonsai.wire.frame import write_frame
-from fedbonsai.wire.records import derived
+from fedbonsai.wire.records import derived, write_records
 from fedbonsai.wire.references import Held, check, write_references
 from fedbonsai.wire.shelf import Shelf
-from fedbonsai.wire.streams import Sink, Stream, write_stream, write_text
+from fedbonsai.wire.streams import Sink, Stream, write_rest, write_stored, write_symbols, write_text
 from fedbonsai.wire.support_writer import write_support
 from fedbonsai.wire.table import Entry, Facts, Section, Table
 from fedbonsai.wire.values import (
@@ -57,7 +57,7 @@ def encode(
         >>> from fedbonsai.core.message import group
         >>> data = encode(Message({"weights": group({"w": torch.ones(2, 3)})}, round=4))
         >>> len(data), data[:4]
-        (106, b'FBNW')
+        (107, b'FBNW')
     """
     wanted = setting(values)
     shelf = Shelf(held or {}, seeds or {})
@@ -93,17 +93,17 @@ class _Writer:
         for name, part in group.items():
             records.append(write_support(part.support, shelf, supports))
             entries.append(self._entry(name, part, values))
-        head = b"".join(record.write() for record in records)
+        head = write_records(records, [entry.shape for entry in entries])
         head += write_references(shelf.used, shelf.held)
         if derived(records):
             head += check([support.digest for support in shelf.derived])
-        stored = self.wanted is Coding.RAW
+        write_values_rest = write_stored if self.wanted is Coding.RAW else write_rest
         streams = (
             write_text(head),
-            write_stream(supports.symbols),
-            write_stream(supports.rest),
-            write_stream(values.symbols),
-            write_stream(values.rest, stored=stored),
+            write_symbols(supports.symbols),
+            write_rest(supports.rest),
+            write_symbols(values.symbols),
+            write_values_rest(values.rest),
         )
         return tuple(entries), streams
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from fedbonsai.core.message import Group, Part
 from fedbonsai.wire.bits import key_of
 from fedbonsai.wire.limits import Budget
-from fedbonsai.wire.streams import Array, Sink, Source, StreamReader, write_stream
+from fedbonsai.wire.streams import Array, Sink, Source, StreamReader, write_stored
 from fedbonsai.wire.values import EXACT, Coding, choose, read_values, setting, write_values
 
 _ENOUGH = 64
@@ -87,7 +87,7 @@ def received(part: Part, wanted: Coding, key: int) -> Tensor:
 
 
 def _reread(pieces: list[Array], budget: Budget) -> StreamReader:
-    stream = write_stream(pieces, stored=True)
+    stream = write_stored(pieces)
     data = memoryview(b"".join(stream.blocks))
     return StreamReader(data, stream.directory, "residual", budget, lambda _: None)
 

@@ -70,12 +70,9 @@ class Cursor:
     def take(self, length: int) -> memoryview:
         """The next ``length`` bytes."""
         end = self.at + length
-        require(
-            end <= len(self.data),
-            TruncatedError,
-            self.place,
-            f"needs {length} bytes at {self.at}, {len(self.data) - self.at} are left",
-        )
+        if end > len(self.data):
+            left = len(self.data) - self.at
+            raise TruncatedError(self.place, f"needs {length} bytes at {self.at}, {left} are left")
         self.at, start = end, self.at
         return self.data[start:end]
 
@@ -93,26 +90,24 @@ class Cursor:
 
     def varint(self) -> int:
         """An unsigned integer in its shortest form."""
-        value = shift = 0
-        while (byte := self.u8()) >= 0x80:
-            value |= (byte & 0x7F) << shift
+        byte = value = self.u8()
+        shift = 0
+        while byte >= 0x80:
             shift += 7
-            require(shift < 70, FieldError, self.place, f"a varint at {self.at} has over ten bytes")
-        value |= byte << shift
-        require(
-            value < 2**64 and (byte or not shift),
-            FieldError,
-            self.place,
-            f"the varint before {self.at} must be below 2^64 and in its shortest form",
-        )
+            byte = self.u8()
+            value += (byte - 1) << shift
+            if shift > 63 or byte == 0 or value >= 2**64:
+                raise FieldError(
+                    self.place,
+                    f"the varint before {self.at} must be below 2^64 and its shortest form",
+                )
         return value
 
     def count(self, most: int, what: str) -> int:
         """A number of things, at most ``most``."""
         value = self.varint()
-        require(
-            value <= most, LimitError, self.place, f"at most {most} {what} are allowed, got {value}"
-        )
+        if value > most:
+            raise LimitError(self.place, f"at most {most} {what} are allowed, got {value}")
         return value
 
     def signed(self) -> int:

@@ -17,7 +17,7 @@ from fedbonsai.wire.errors import (
     require,
 )
 from fedbonsai.wire.limits import Budget, Limits
-from fedbonsai.wire.streams import Stream, expand, squeeze
+from fedbonsai.wire.streams import TEXT, Stream, expand, squeeze
 from fedbonsai.wire.table import Section, Table, read_table
 
 MAGIC = b"FBNW"
@@ -56,7 +56,7 @@ class Frame:
 def write_frame(table: Table, bodies: Sequence[Sequence[Stream]]) -> bytes:
     """Put a message together."""
     raw = table.write()
-    coded = squeeze(raw, text=True)
+    coded = squeeze(raw, TEXT)
     parts: list[bytes | memoryview] = [coded]
     for streams in bodies:
         checks = [_checksum(streams[part]) for part in (SUPPORT_STREAMS, VALUE_STREAMS)]

@@ -18,13 +18,14 @@ def write_gaps(size: int, positions: Array, sink: Sink) -> tuple[int, int, int]:
     count = positions.size
     # Symbols of 4 to 6 bits: few enough for a short code table, enough to lose nothing below them.
     shift = max(0, (size // count).bit_length() - 3)
-    gaps = positions.astype("<u4")
+    gaps = positions.astype(np.uint32)
     gaps[1:] -= gaps[:-1] + np.uint32(1)
-    high = np.right_shift(gaps, np.uint32(shift))
-    escapes = high[high >= _ESCAPE]
-    sink.symbols.append(np.minimum(high, np.uint32(_ESCAPE)).astype(np.uint8))
-    low = gaps.view(np.uint8).reshape(count, 4)
-    sink.rest.extend(pack(low[:, bit // 8] & np.uint8(1 << bit % 8)) for bit in range(shift))
+    for start in range(0, shift, 8):
+        low = (gaps >> np.uint32(start)).astype(np.uint8)
+        sink.rest.extend(pack(low & np.uint8(1 << bit)) for bit in range(min(8, shift - start)))
+    gaps >>= np.uint32(shift)
+    escapes = gaps[gaps >= _ESCAPE].astype("<u4") if gaps.max() >= _ESCAPE else gaps[:0]
+    sink.symbols.append(np.minimum(gaps, np.uint32(_ESCAPE), out=gaps).astype(np.uint8))
     sink.rest.append(escapes)
     return count, shift, escapes.size
 
@@ -42,30 +43,25 @@ def read_gaps(fields: tuple[int, ...], size: int, source: Source) -> NDArray[np.
         place,
         f"gaps of {size} coordinates cannot have count {count}, shift {shift}, escapes {escapes}",
     )
-    source.budget.spend(16 * count, place)
-    gaps = source.symbols.take(count).astype("<u4")
+    source.budget.spend((16 + shift) * count, place)
+    symbols = source.symbols.take(count)
     planes = [unpack(source.rest, count) for _ in range(shift)]
-    _fill_escapes(gaps, source.rest.take(4 * escapes).view("<u4"), place)
+    escaped = np.flatnonzero(symbols == _ESCAPE)
+    large = source.rest.take(4 * escapes).view("<u4")
     # Bounded before they are shifted and added up: hostile ones would overflow and look right.
-    short = int(gaps.max()) <= (size - 1) >> shift
-    require(short, SupportCodingError, place, f"gaps must be below {size}")
-    gaps <<= np.uint32(shift)
-    low = gaps.view(np.uint8).reshape(count, 4)
-    for bit, plane in enumerate(planes):
-        low[:, bit // 8] |= plane << np.uint8(bit % 8)
-    gaps[1:] += np.uint32(1)
-    positions = np.cumsum(gaps, dtype=np.int64)
-    require(positions[-1] < size, SupportCodingError, place, f"positions must be below {size}")
-    return positions
-
-
-def _fill_escapes(symbols: NDArray[np.uint32], escapes: Array, place: str) -> None:
-    """Put the gaps that did not fit in a byte where their symbols stand."""
-    at = np.flatnonzero(symbols == _ESCAPE)
+    most = int(large.max()) if escapes else int(symbols.max())
     require(
-        at.size == escapes.size and bool((escapes >= _ESCAPE).all()),
+        escaped.size == escapes and bool((large >= _ESCAPE).all()) and most << shift < size,
         SupportCodingError,
         place,
-        f"{at.size} gaps escape, so as many of {_ESCAPE} or more must follow, got {escapes.size}",
+        f"{escaped.size} gaps of {_ESCAPE} and more must follow and be below {size}, got {escapes}",
     )
-    symbols[at] = escapes
+    gaps = symbols.astype(np.int64)
+    gaps[escaped] = large
+    gaps <<= shift
+    for bit, plane in enumerate(planes):
+        gaps |= plane if bit == 0 else plane.astype(np.int64) << bit
+    gaps[1:] += 1
+    positions = np.cumsum(gaps, out=gaps)
+    require(positions[-1] < size, SupportCodingError, place, f"positions must be below {size}")
+    return positions

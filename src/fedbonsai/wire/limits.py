@@ -54,10 +54,6 @@ class Budget:
         Raises:
             LimitError: Fewer are left.
         """
-        require(
-            amount <= self.left,
-            LimitError,
-            place,
-            f"needs {amount} bytes of memory, {self.left} are left",
-        )
+        if amount > self.left:
+            raise LimitError(place, f"needs {amount} bytes of memory, {self.left} are left")
         self.left -= amount

@@ -54,6 +54,11 @@ LISTS = FLAT - {Code.WHOLE, Code.NONE}
 """Codes of lists that a later record may refer to."""
 
 _AXIS = FLAT | {Code.AGAIN}
+_ALL = frozenset(Code)
+_MATRIX = 2
+
+Shape = tuple[int, ...]
+"""Shape of a tensor."""
 
 
 @dataclass(frozen=True)
@@ -82,19 +87,27 @@ class Record:
             yield from part.walk()
 
 
-def read_record(cursor: Cursor, shape: Sequence[int]) -> Record:
-    """Read the record of a tensor of ``shape``."""
-    return _read(cursor, len(shape), frozenset(Code))
+def write_records(records: Sequence[Record], shapes: Sequence[Shape]) -> bytes:
+    """The records of a group's tensors; vectors have none where all of them are whole."""
+    pairs = list(zip(records, shapes, strict=True))
+    vectors = any(len(shape) < _MATRIX and one.code != Code.WHOLE for one, shape in pairs)
+    least = 0 if vectors else _MATRIX
+    return bytes([least]) + b"".join(one.write() for one, shape in pairs if len(shape) >= least)
+
+
+def read_records(cursor: Cursor, shapes: Sequence[Shape]) -> list[Record]:
+    """Undo `write_records`."""
+    least, whole = cursor.u8(), Record(Code.WHOLE)
+    return [_read(cursor, len(one), _ALL) if len(one) >= least else whole for one in shapes]
 
 
 def _read(cursor: Cursor, dimensions: int, allowed: frozenset[Code]) -> Record:
     number = cursor.u8()
-    require(
-        number in allowed,
-        FieldError,
-        cursor.place,
-        f"code {number} may not stand at {cursor.at - 1}; allowed are {sorted(map(int, allowed))}",
-    )
+    if number not in allowed:
+        known = sorted(map(int, allowed))
+        raise FieldError(
+            cursor.place, f"code {number} may not stand at {cursor.at - 1}: {known} may"
+        )
     code = Code(number)
     fields = tuple(cursor.varint() for _ in range(_FIELDS.get(code, 0)))
     return Record(code, fields, tuple(_parts(cursor, code, dimensions)))

@@ -1,6 +1,7 @@
 """Supports that both sides hold, named by the first bits of their digests and one check."""
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from itertools import islice, product
 
@@ -12,8 +13,9 @@ CHECK = 8
 """Bytes of a check."""
 
 _BITS = 128
-_AIM = 128
-_ATTEMPTS = 1024
+_AIM = 64
+_SPARE = 16
+_HASHED = 2**18
 
 Held = Mapping[bytes, Support]
 """Supports by digest that the other side holds too."""
@@ -27,13 +29,17 @@ def check(digests: Sequence[bytes]) -> bytes:
 def write_references(used: Sequence[Support], held: Held) -> bytes:
     """Name supports: a common width, that many bits of each digest, and a check of them all.
 
-    The width is the smallest that tells the supports of equal shape in ``held`` apart, or as much
-    more as 16 bytes for all references allow: the receiver may hold more than we know of.
+    The width is the smallest that leaves the check at most 16 combinations of supports in ``held``
+    to try, or as much more as 8 bytes for all allow: the receiver may hold more than we know.
     """
     if not used:
         return b""
-    width = max(min(_BITS, _AIM // len(used)), *(_needed(one, held) for one in used))
-    digits = "".join(f"{int.from_bytes(one.digest):0{_BITS}b}"[:width] for one in used)
+    shapes = [one.shape for one in used]
+    bits = [f"{int.from_bytes(one.digest):0{_BITS}b}" for one in used]
+    width = min(_BITS, _AIM // len(used))
+    while width < _BITS and _combinations([one[:width] for one in bits], shapes, held) > _SPARE:
+        width += 1
+    digits = "".join(one[:width] for one in bits)
     padded = digits + "0" * (-len(digits) % 8)
     prefixes = int(padded or "0", 2).to_bytes(len(padded) // 8)
     return bytes([width]) + prefixes + check([one.digest for one in used])
@@ -66,7 +72,7 @@ def read_references(cursor: Cursor, shapes: Sequence[tuple[int, ...]], held: Hel
     prefixes = [digits[width * at : width * (at + 1)] for at in range(total)]
     candidates = _candidates(prefixes, shapes, held)
     # Where a prefix fits several supports, the check settles it, if there are few combinations.
-    for digests in islice(product(*candidates), _ATTEMPTS):
+    for digests in islice(product(*candidates), max(1, _HASHED // total)):
         if check(digests) == expected:
             return [held[digest] for digest in digests]
     raise UnknownReferenceError(
@@ -87,10 +93,5 @@ def _candidates(
     ]
 
 
-def _needed(support: Support, held: Held) -> int:
-    """Bits that tell a support apart from the others of its shape."""
-    own = int.from_bytes(support.digest)
-    others = [int.from_bytes(key) for key, one in held.items() if one.shape == support.shape]
-    return max(
-        (_BITS - (own ^ other).bit_length() + 1 for other in others if other != own), default=0
-    )
+def _combinations(prefixes: Sequence[str], shapes: Sequence[tuple[int, ...]], held: Held) -> int:
+    return math.prod(len(one) for one in _candidates(prefixes, shapes, held))

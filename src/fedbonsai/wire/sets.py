@@ -28,8 +28,8 @@ def write_set(support: Support, sink: Sink) -> Record:
     record = _run(support) or write_blocks(support, sink)
     if record is not None:
         return record
-    # From a quarter upwards a byte of the bitmap holds over 6 bits of information, gaps over 3.
-    if size < _SMALL or 4 * min(count, size - count) >= size:
+    # From density 2/9 upwards the bytes of a bitmap have a better Huffman code than gaps have.
+    if size < _SMALL or 9 * min(count, size - count) >= 2 * size:
         return _write_bitmap(support, sink)
     return _write_sparse(support, sink)
 
@@ -87,7 +87,12 @@ def _write_sparse(support: Support, sink: Sink) -> Record:
 
 
 def _read_present(record: Record, size: int, source: Source) -> Support:
-    return Support.at((size,), torch.from_numpy(read_gaps(record.fields, size, source)))
+    positions = read_gaps(record.fields, size, source)
+    bits = np.zeros(size, np.bool_)
+    bits[positions] = True
+    support = flat_support(bits)
+    vars(support).update(count=len(positions), positions=torch.from_numpy(positions))
+    return support
 
 
 def _read_absent(record: Record, size: int, source: Source) -> Support:

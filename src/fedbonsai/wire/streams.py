@@ -23,42 +23,45 @@ LARGE = 4096
 """Pieces of this many bytes stand by themselves."""
 
 _FRAME = bytes.fromhex("28b52ffd0038")
-_SAMPLE = 4096
-_HUFFMAN: dict[str, int] = {
-    "strategy": zstandard.STRATEGY_FAST,
-    "window_log": 17,
-    "hash_log": 6,
-    "chain_log": 6,
-    "search_log": 1,
-    "min_match": 7,
-    "target_length": 0,
-}
-_TEXT: dict[str, int] = {
-    "strategy": zstandard.STRATEGY_BTULTRA,
-    "window_log": 17,
-    "hash_log": 16,
-    "chain_log": 16,
-    "search_log": 6,
-    "min_match": 3,
-    "target_length": 64,
-}
+_SAMPLE = 2048
 
 
-def compress(data: bytes | memoryview, *, text: bool = False) -> bytes:
-    """Compress to blocks without a frame header; ``text`` has repetitions, symbols have none."""
-    parameters = zstandard.ZstdCompressionParameters(
-        **(_TEXT if text else _HUFFMAN),
-        write_content_size=False,
-        write_checksum=False,
-        write_dict_id=False,
+def _parameters(**own: int) -> zstandard.ZstdCompressionParameters:
+    return zstandard.ZstdCompressionParameters(
+        window_log=17, write_content_size=False, write_checksum=False, write_dict_id=False, **own
     )
-    return zstandard.ZstdCompressor(compression_params=parameters).compress(data)[len(_FRAME) :]
 
 
-def squeeze(data: bytes | memoryview, *, text: bool = False) -> bytes | memoryview:
-    """Compress where that makes it shorter; equal lengths mean that it is stored as it is."""
-    coded = compress(data, text=text)
-    return coded if len(coded) < len(data) else data
+HUFFMAN = _parameters(
+    strategy=zstandard.STRATEGY_FAST,
+    hash_log=6,
+    chain_log=6,
+    search_log=1,
+    min_match=7,
+    target_length=0,
+)
+"""Codes symbols by their frequencies; the smallest table finds hardly any match."""
+
+TEXT = _parameters(
+    strategy=zstandard.STRATEGY_LAZY,
+    hash_log=12,
+    chain_log=12,
+    search_log=5,
+    min_match=4,
+    target_length=32,
+)
+"""Looks for repetitions, such as those of names."""
+
+
+def squeeze(
+    data: bytes | memoryview, parameters: zstandard.ZstdCompressionParameters
+) -> bytes | memoryview:
+    """Compress to blocks without a frame header, where that makes it shorter.
+
+    Equal lengths mean that it is stored as it is.
+    """
+    frame = zstandard.ZstdCompressor(compression_params=parameters).compress(data)
+    return frame[len(_FRAME) :] if len(frame) - len(_FRAME) < len(data) else data
 
 
 def expand(data: memoryview, length: int, place: str, budget: Budget) -> memoryview:
@@ -129,29 +132,47 @@ class Sink:
     rest: list[Array] = field(default_factory=list)
 
 
-def write_stream(pieces: Sequence[Array], *, stored: bool = False) -> Stream:
-    """Compress pieces to a stream; ``stored`` leaves them as they are."""
+def write_symbols(pieces: Sequence[Array]) -> Stream:
+    """Compress pieces to a stream."""
+    return _write(pieces, _huffman)
+
+
+def write_rest(pieces: Sequence[Array]) -> Stream:
+    """Compress the pieces of a stream that seem to be worth it, by samples."""
+    return _write(pieces, lambda piece: piece if _hopeless(piece) else _huffman(piece))
+
+
+def write_stored(pieces: Sequence[Array]) -> Stream:
+    """Leave pieces as they are."""
+    return _write(pieces, lambda piece: piece)
+
+
+def _write(pieces: Sequence[Array], code: Callable[[memoryview], bytes | memoryview]) -> Stream:
     views = [np.ascontiguousarray(one).data.cast("B") for one in pieces if one.size]
     pool = b"".join(one for one in views if len(one) < LARGE)
     large = [one for one in views if len(one) >= LARGE]
-    coded = [one if stored or _hopeless(one) else squeeze(one) for one in large]
-    small = pool if stored or not pool else squeeze(pool)
+    coded = [code(one) for one in large]
+    small = code(memoryview(pool)) if pool else pool
     return Stream(Directory(len(pool), len(small), tuple(map(len, coded))), (small, *coded))
+
+
+def _huffman(piece: bytes | memoryview) -> bytes | memoryview:
+    return squeeze(piece, HUFFMAN)
 
 
 def write_text(data: bytes) -> Stream:
     """A stream of one piece that is coded like text, whatever its length."""
-    coded = squeeze(data, text=True) if data else data
+    coded = squeeze(data, TEXT) if data else data
     return Stream(Directory(len(data), len(coded), ()), (coded,))
 
 
 def _hopeless(piece: memoryview) -> bool:
     """Whether samples of a long piece do not compress: then the whole will not, and costs time."""
-    if len(piece) < 8 * _SAMPLE:
+    if len(piece) < 16 * _SAMPLE:
         return False
     starts = (0, len(piece) // 2, len(piece) - _SAMPLE)
     sample = b"".join(piece[start : start + _SAMPLE] for start in starts)
-    return len(compress(sample)) > 0.98 * len(sample)
+    return len(_huffman(sample)) > 0.98 * len(sample)
 
 
 Watch = Callable[[int, NDArray[np.uint8]], None]

@@ -83,13 +83,13 @@ def _factors(support: Support) -> tuple[Support, Support] | None:
     if len(support.shape) < 2 or support.count in (0, support.numel):
         return None
     mask = support.indicator().numpy().reshape(support.shape[0], -1)
+    pattern = mask[int(mask.argmax()) // mask.shape[1]]
+    # Counts rule out nearly every mask that is no product, before all of it is looked at.
+    number, odd = divmod(support.count, int(np.count_nonzero(pattern)))
+    if odd or number > len(mask):
+        return None
     rows = mask.any(axis=1)
-    number, pattern = int(np.count_nonzero(rows)), mask[int(rows.argmax())]
-    # The count rules out nearly every mask that is no product before all rows are compared.
-    if (
-        number * int(np.count_nonzero(pattern)) != support.count
-        or not (mask[rows] == pattern).all()
-    ):
+    if number != np.count_nonzero(rows) or not (mask[rows] == pattern).all():
         return None
     common = torch.from_numpy(pattern.reshape(support.shape[1:]))
     return Support.masked(torch.from_numpy(rows)), Support.masked(common)

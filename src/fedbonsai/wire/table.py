@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from fedbonsai.wire.errors import FieldError, LimitError, NumberError, require
 from fedbonsai.wire.fields import Cursor, double, signed, text, unique, varint
 from fedbonsai.wire.limits import Limits
-from fedbonsai.wire.streams import Directory
+from fedbonsai.wire.streams import LARGE, Directory
 from fedbonsai.wire.values import TYPES
 
 MAX_NUMBERS = 4096
@@ -160,8 +160,8 @@ def _read_section(cursor: Cursor, limits: Limits) -> Section:
         )
         entries.append(entry)
     unique(f"table, group {name!r}", [entry.name for entry in entries])
-    # A large piece belongs to a tensor, and none has more than a few dozen.
-    most = 64 * len(entries)
+    # No stream has more than 8 bytes a parameter, and large pieces are not smaller than LARGE.
+    most = (limits.max_parameters - left) * 8 // LARGE
     streams = tuple(Directory.read(cursor, most) for _ in STREAMS)
     require(not streams[0].large, FieldError, cursor.place, "the records are one piece")
     return Section(name, tuple(entries), streams)
