@@ -1,88 +1,29 @@
 """Sizes against the information limit, and sizes, times and memory against other formats.
 
-Run ``python benchmarks/wire.py``; it prints the tables of docs/benchmarks.md. One thread, CPU time, the
-median of interleaved repeats: compare inside one table only.
+Run ``python benchmarks/wire.py``; it prints the tables of docs/benchmarks.md. One thread, CPU time,
+the median of interleaved repeats: compare inside one table only.
 """
 
 import argparse
-import io
-import math
-import os
-import pickle  # a rival, never used on bytes from outside
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-    os.environ[variable] = "1"
-
 import numpy as np
-import safetensors.numpy
-import scipy.sparse
 import torch
-import zstandard
 from numpy.typing import NDArray
+from wire_models import held_by, message_of, random_model, resnet18
+from wire_rivals import rivals
 
 from fedbonsai import wire
 from fedbonsai.core.message import Message, group
 from fedbonsai.core.support import Support
 from fedbonsai.wire.information import entropy_limit, subset_limit, support_limit
 
-Floats = NDArray[np.float32]
-Model = dict[str, Floats]
-Masks = dict[str, NDArray[np.bool_]]
-
-
-# ---------------------------------------------------------------------------------------- models
-
-
-def resnet18(width: int = 62, classes: int = 10) -> dict[str, tuple[int, ...]]:
-    """Shapes of a ResNet-18; at width 62 it has 1.05 * 10^7 parameters."""
-    shapes: dict[str, tuple[int, ...]] = {"conv1.weight": (width, 3, 7, 7)}
-    before = width
-    for layer, size in enumerate((width, 2 * width, 4 * width, 8 * width), 1):
-        for block in range(2):
-            name = f"layer{layer}.{block}"
-            for number, inputs in ((1, before), (2, size)):
-                shapes[f"{name}.conv{number}.weight"] = (size, inputs, 3, 3)
-                shapes |= {f"{name}.bn{number}.{kind}": (size,) for kind in ("weight", "bias")}
-            if before != size:
-                shapes[f"{name}.downsample.0.weight"] = (size, before, 1, 1)
-            before = size
-    return shapes | {"fc.weight": (classes, before), "fc.bias": (classes,)}
-
-
-def random_model(shapes: dict[str, tuple[int, ...]], density: float) -> tuple[Model, Masks]:
-    """Normal weights of the usual scale, zero outside random masks of the matrices."""
-    random = np.random.default_rng(0)
-    model: Model = {}
-    masks: Masks = {}
-    for name, shape in shapes.items():
-        scale = math.sqrt(2 / max(1, math.prod(shape[1:])))
-        model[name] = random.normal(0, scale, shape).astype(np.float32)
-        if len(shape) > 1:
-            masks[name] = random.random(shape) < density
-            model[name] *= masks[name]
-    return model, masks
-
-
-def message_of(model: Model, masks: Masks) -> Message:
-    """The message that carries a model, with its positions found as in a run's later rounds."""
-    supports = {name: Support.masked(torch.from_numpy(mask)) for name, mask in masks.items()}
-    tensors = {name: torch.from_numpy(weights) for name, weights in model.items()}
-    return Message({"weights": group(tensors, supports)})
-
-
-def held_by(message: Message) -> dict[bytes, Support]:
-    """The supports of a message by digest."""
-    return {one.digest: one for one in message.supports().values()}
-
 
 def exact_limit(message: Message, *, half: bool = False, supports: bool = True) -> float:
-    """Bytes: log2 C(n, k), order-0 entropy of the exponents of each tensor, raw signs and mantissas."""
+    """Bytes: log2 C(n, k), order-0 entropy of each tensor's exponents, raw signs and mantissas."""
     total = 0.0
     for part in message.groups["weights"].values():
         words = part.values.numpy().view(np.uint32)
@@ -90,9 +31,6 @@ def exact_limit(message: Message, *, half: bool = False, supports: bool = True) 
         total += entropy_limit((words >> 23).astype(np.uint8)) + rest * words.size
         total += support_limit(part.support) if supports else 0
     return total
-
-
-# ----------------------------------------------------------------------------------------- sizes
 
 
 def one_mask(mask: NDArray[np.bool_], held: dict[bytes, Support] | None = None) -> int:
@@ -111,7 +49,7 @@ def support_rows() -> Iterator[tuple[str, ...]]:
             limit = subset_limit(size, int(mask.sum()))
             yield row(f"random, density {density:g}, n = {size:.0e}", one_mask(mask), limit)
     blocks = (random.random((250_000, 4)).argsort(axis=1) < 2).reshape(-1)
-    yield row("2:4, n = 1e6", one_mask(blocks), 250_000 * math.log2(6) / 8)
+    yield row("2:4, n = 1e6", one_mask(blocks), 250_000 * np.log2(6) / 8)
     mask = random.random(10**7) < 0.1
     changed = mask.copy()
     moved = int(mask.sum()) // 100
@@ -167,140 +105,25 @@ def row(name: str, length: int, limit: float) -> tuple[str, ...]:
     return name, str(length), f"{limit:.0f}", f"{100 * (length / limit - 1):+.2f} %"
 
 
-# ---------------------------------------------------------------------------------------- rivals
-
-
-@dataclass(frozen=True)
-class Rival:
-    """A way to write a model and read it back."""
-
-    name: str
-    write: Callable[[], bytes]
-    read: Callable[[bytes], object]
-
-
-def rivals(model: Model, masks: Masks) -> list[Rival]:
-    """All that are compared; each writes the same model."""
-    message = message_of(model, masks)
-    held = held_by(message)
-    torches = {name: torch.from_numpy(weights) for name, weights in model.items()}
-    masked = {name: torch.from_numpy(mask) for name, mask in masks.items()}
-    ours = [
-        Rival(
-            f"fedbonsai {values}{', masks known' if known else ''}",
-            lambda values=values, known=known: wire.encode(message, values=values, held=known),
-            lambda data, known=known: wire.decode(data, held=known),
-        )
-        for values in ("fp32", "bf16")
-        for known in (None, held)
-    ]
-    dumped = Rival(
-        "fedbonsai dumps, from and to dense arrays", lambda: wire.dumps(torches, masked), wire.loads
-    )
-    return [*ours, dumped, *_dense_rivals(model), *_sparse_rivals(model)]
-
-
-def _dense_rivals(model: Model) -> list[Rival]:
-    def compressed(level: int) -> Rival:
-        return Rival(
-            f"safetensors + zstd {level}",
-            lambda: zstandard.compress(safetensors.numpy.save(model), level),
-            lambda data: safetensors.numpy.load(zstandard.decompress(data)),
-        )
-
-    return [
-        Rival("np.save", lambda: _np_save(model), lambda data: _np_load(data, len(model))),
-        Rival("safetensors", lambda: safetensors.numpy.save(model), safetensors.numpy.load),
-        Rival("pickle", lambda: pickle.dumps(model, protocol=5), pickle.loads),
-        compressed(1),
-        compressed(3),
-    ]
-
-
-def _sparse_rivals(model: Model) -> list[Rival]:
-    return [
-        Rival("SciPy CSR npz", lambda: _csr_save(model), _csr_load),
-        Rival("torch COO", lambda: _coo_save(model), _coo_load),
-    ]
-
-
-def _np_save(model: Model) -> bytes:
-    file = io.BytesIO()
-    for weights in model.values():
-        np.save(file, weights)
-    return file.getvalue()
-
-
-def _np_load(data: bytes, count: int) -> list[Floats]:
-    file = io.BytesIO(data)
-    return [np.load(file) for _ in range(count)]
-
-
-def _csr_save(model: Model) -> bytes:
-    arrays: dict[str, NDArray[np.generic]] = {}
-    for name, weights in model.items():
-        csr = scipy.sparse.csr_array(weights.reshape(len(weights), -1))
-        arrays |= {f"{name}/data": csr.data, f"{name}/indices": csr.indices}
-        arrays |= {f"{name}/indptr": csr.indptr, f"{name}/shape": np.array(weights.shape)}
-    file = io.BytesIO()
-    np.savez(file, **arrays)
-    return file.getvalue()
-
-
-def _csr_load(data: bytes) -> Model:
-    arrays = np.load(io.BytesIO(data))
-    model = {}
-    for name in {key.rsplit("/", 1)[0] for key in arrays.files}:
-        shape = tuple(arrays[f"{name}/shape"])
-        parts = tuple(arrays[f"{name}/{part}"] for part in ("data", "indices", "indptr"))
-        csr = scipy.sparse.csr_array(parts, shape=(shape[0], math.prod(shape[1:])))
-        model[name] = csr.toarray().reshape(shape)
-    return model
-
-
-def _coo_save(model: Model) -> bytes:
-    file = io.BytesIO()
-    torch.save({name: torch.from_numpy(one).to_sparse() for name, one in model.items()}, file)
-    return file.getvalue()
-
-
-def _coo_load(data: bytes) -> dict[str, torch.Tensor]:
-    model = torch.load(io.BytesIO(data), weights_only=True)
-    return {name: one.to_dense() for name, one in model.items()}
-
-
 def rival_rows(density: float, repeats: int) -> Iterator[tuple[str, ...]]:
     """Size and times of every rival, in one interleaved run."""
     model, masks = random_model(resnet18(), density)
     dense = sum(weights.nbytes for weights in model.values())
     everyone = rivals(model, masks)
     blobs = [rival.write() for rival in everyone]
-    times = [
-        [
-            (timed(rival.write), timed(lambda: rival.read(blob)))
-            for rival, blob in zip(everyone, blobs, strict=True)
-        ]
+    runs = [
+        [rival.times(blob) for rival, blob in zip(everyone, blobs, strict=True)]
         for _ in range(repeats)
     ]
     for at, (rival, blob) in enumerate(zip(everyone, blobs, strict=True)):
-        write, read = (float(np.median([run[at][way] for run in times])) for way in (0, 1))
+        write, read = (float(np.median([run[at][way] for run in runs])) for way in (0, 1))
         speeds = f"{dense / write / 1e9:.2f}", f"{dense / read / 1e9:.2f}"
         milliseconds = f"{1e3 * write:.1f}", f"{1e3 * read:.1f}", f"{1e3 * (write + read):.1f}"
         yield rival.name, str(len(blob)), f"{dense / len(blob):.1f}", *milliseconds, *speeds
 
 
-def timed(act: Callable[[], object]) -> float:
-    """CPU seconds of one call."""
-    start = time.process_time()
-    act()
-    return time.process_time() - start
-
-
-# ---------------------------------------------------------------------------------------- memory
-
-
 def peak_memory(density: float) -> tuple[int, int]:
-    """Bytes of the dense model, and how far encoding raised the process above it at the worst moment."""
+    """Bytes of the dense model, and by how much encoding raised the process at the worst moment."""
     model, masks = random_model(resnet18(), density)
     message = message_of(model, masks)
     wire.encode(message_of({"w": np.ones((9, 9), np.float32)}, {}))
@@ -327,9 +150,6 @@ def memory_rows() -> Iterator[tuple[str, ...]]:
             f"{peak / 1e6:.1f}",
             f"{peak / dense:.2f}",
         )
-
-
-# ------------------------------------------------------------------------------------------- main
 
 
 def show(title: str, header: Sequence[str], rows: Iterator[tuple[str, ...]]) -> None:

@@ -17,7 +17,7 @@ from fedbonsai.wire.records import Code, Record, write_records
 from fedbonsai.wire.streams import LARGE, TEXT, Directory, squeeze, write_text
 from fedbonsai.wire.table import Entry, Facts, Section, Table
 
-_DEFAULT = Limits()
+_ANY = Limits(max_bytes=2**62, max_parameters=2**62)
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,11 @@ class Account:
     groups: Mapping[str, tuple[int, int, int]]
 
 
-def account(data: bytes | memoryview, limits: Limits = _DEFAULT) -> Account:
+def account(data: bytes | memoryview, limits: Limits = _ANY) -> Account:
     """Say what the bytes of a message are spent on.
 
-    The table is compressed as a whole; its groups share it by their length before that.
+    No tensor is read, so that models of any size are within the default limits. The table is
+    compressed as a whole; its groups share it by their length before that.
 
     Raises:
         WireError: It is not a message, or passes the limits.

@@ -42,23 +42,39 @@ def flat_support(bits: Array) -> Support:
     return Support((bits.size,), mask=torch.from_numpy(bits.view(np.bool_)))
 
 
-def join_digits(digits: NDArray[np.uint8], base: int, per_byte: int) -> NDArray[np.uint8]:
-    """Put ``per_byte`` digits of ``base`` into each byte, the first lowest, missing ones zero."""
-    padded = np.zeros((-(-digits.size // per_byte), per_byte), np.uint8)
+def pack_planes(words: Array, width: int) -> list[NDArray[np.uint8]]:
+    """The ``width`` low bits of words: the lowest of all of them, packed, then the next."""
+    planes = []
+    for start in range(0, width, 8):
+        low = (words >> words.dtype.type(start)).astype(np.uint8)
+        planes += [pack(low & np.uint8(1 << bit)) for bit in range(min(8, width - start))]
+    return planes
+
+
+def unpack_planes(reader: StreamReader, words: Array, width: int) -> None:
+    """Undo `pack_planes`: set the ``width`` low bits of words in which they are zero."""
+    for bit in range(width):
+        plane = unpack(reader, words.size)
+        words |= plane.astype(words.dtype) << words.dtype.type(bit) if bit else plane
+
+
+def join_digits(digits: Array, base: int, per_word: int, dtype: str) -> Array:
+    """Put ``per_word`` digits of ``base`` into each word, the first lowest, missing ones zero."""
+    padded = np.zeros((-(-digits.size // per_word), per_word), dtype)
     padded.reshape(-1)[: digits.size] = digits
-    joined = padded[:, -1].copy()
-    for place in range(per_byte - 2, -1, -1):
-        joined *= np.uint8(base % 256)
-        joined += padded[:, place]
-    return joined
+    words = padded[:, -1].copy()
+    for at in range(per_word - 2, -1, -1):
+        words *= words.dtype.type(base)
+        words += padded[:, at]
+    return words
 
 
-def split_digits(joined: NDArray[np.uint8], base: int, per_byte: int) -> NDArray[np.uint8]:
+def split_digits(words: Array, base: int, per_word: int) -> Array:
     """Undo `join_digits`; the last digit may be too large for its base, which the caller checks."""
-    digits = np.empty((joined.size, per_byte), np.uint8)
-    left = joined
-    for place in range(per_byte - 1):
-        left, digits[:, place] = np.divmod(left, np.uint8(base))
+    digits = np.empty((words.size, per_word), words.dtype)
+    left = words
+    for at in range(per_word - 1):
+        left, digits[:, at] = np.divmod(left, words.dtype.type(base))
     digits[:, -1] = left
     return digits.reshape(-1)
 

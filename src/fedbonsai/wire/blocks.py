@@ -1,30 +1,40 @@
-"""N:M sparsity: exactly N of every M neighbours, as ranks among the patterns, several to a byte."""
+"""N:M sparsity: exactly N of every M neighbours, as ranks among the patterns, many to a word."""
 
 import math
+from fractions import Fraction
 from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fedbonsai.core.support import Support
-from fedbonsai.wire.bits import flat_support, join_digits, pack, split_digits
+from fedbonsai.wire.bits import (
+    flat_support,
+    join_digits,
+    pack,
+    pack_planes,
+    split_digits,
+    unpack_planes,
+)
 from fedbonsai.wire.errors import FieldError, SupportCodingError, require
 from fedbonsai.wire.records import Code, Record
 from fedbonsai.wire.streams import Array, Sink, Source
 
-BLOCK_SIZES = (4, 8, 16)
+BLOCK_SIZES = (2, 4, 8, 16)
 """Neighbours that form a block."""
 
 _NO_RANK = 2**16 - 1
+_MAX_PATTERNS = 256
+_WORD = 64
 
 
 def write_blocks(support: Support, sink: Sink) -> Record | None:
-    """Append the ranks of the blocks, where a support is N:M and a byte can hold a rank."""
+    """Append the ranks of the blocks, where a support is N:M with few enough patterns."""
     size, count = support.numel, support.count
     bits = support.indicator().numpy().reshape(-1)
     for block in BLOCK_SIZES:
         chosen, odd = divmod(count * block, size)
-        if odd or size % block or not _fits_byte(chosen, block):
+        if odd or size % block or not _is_small(chosen, block):
             continue
         patterns = _patterns(chosen, block)
         ranks = np.full(2**block, _NO_RANK, np.uint16)
@@ -34,8 +44,9 @@ def write_blocks(support: Support, sink: Sink) -> Record | None:
             continue
         digits = ranks[_words(bits, block)]
         if not (digits == _NO_RANK).any():
-            per_byte = _per_byte(patterns.size)
-            sink.symbols.append(join_digits(digits.astype(np.uint8), patterns.size, per_byte))
+            per_word, width = _packing(patterns.size)
+            words = join_digits(digits, patterns.size, per_word, "u8")
+            sink.rest.extend(pack_planes(words, width))
             return Record(Code.BLOCKS, (chosen, block))
     return None
 
@@ -47,18 +58,19 @@ def read_blocks(record: Record, size: int, source: Source) -> Support:
         FieldError: The format has no such blocks.
         SupportCodingError: A rank is too large.
     """
-    (chosen, block), place = record.fields, source.symbols.place
+    (chosen, block), place = record.fields, source.rest.place
     require(
-        block in BLOCK_SIZES and _fits_byte(chosen, block) and size % block == 0,
+        block in BLOCK_SIZES and _is_small(chosen, block) and size % block == 0,
         FieldError,
         place,
         f"{size} coordinates cannot be blocks of {chosen} in {block} in this format",
     )
     patterns, number = _patterns(chosen, block), size // block
-    per_byte = _per_byte(patterns.size)
-    source.budget.spend(4 * size, place)
-    symbols = source.symbols.take(-(-number // per_byte))
-    digits = split_digits(symbols, patterns.size, per_byte)
+    per_word, width = _packing(patterns.size)
+    source.budget.spend(16 * size, place)
+    words = np.zeros(-(-number // per_word), np.uint64)
+    unpack_planes(source.rest, words, width)
+    digits = split_digits(words, patterns.size, per_word)
     require(
         bool((digits[:number] < patterns.size).all()) and not digits[number:].any(),
         SupportCodingError,
@@ -69,13 +81,23 @@ def read_blocks(record: Record, size: int, source: Source) -> Support:
     return flat_support(np.unpackbits(packed, bitorder="little", count=size))
 
 
-def _fits_byte(chosen: int, block: int) -> bool:
-    return 0 < chosen < block and math.comb(block, chosen) <= 256
+def _is_small(chosen: int, block: int) -> bool:
+    return 0 < chosen < block and math.comb(block, chosen) <= _MAX_PATTERNS
 
 
-def _per_byte(patterns: int) -> int:
-    """How many ranks fit in a byte."""
-    return max(digits for digits in range(1, 9) if patterns**digits <= 256)
+def _packing(patterns: int) -> tuple[int, int]:
+    """How many ranks share a word, and its width: the fewest bits a rank, at most 64 in all.
+
+    Examples:
+        >>> _packing(6)
+        (17, 44)
+    """
+    widths = {number: (patterns**number - 1).bit_length() for number in range(1, _WORD + 1)}
+    fitting = [
+        (Fraction(width, number), number) for number, width in widths.items() if width <= _WORD
+    ]
+    number = min(fitting)[1]
+    return number, widths[number]
 
 
 def _patterns(chosen: int, block: int) -> NDArray[np.uint16]:
@@ -89,17 +111,12 @@ def _words(bits: Array, block: int) -> Array:
     packed = pack(bits)
     if block == 16:
         return packed.view("<u2")
-    if block == 8:
-        return packed
-    return np.stack([packed & 15, packed >> 4], axis=1).reshape(-1)[: bits.size // 4]
+    per_byte = 8 // block
+    return split_digits(packed, 2**block % 256, per_byte)[: bits.size // block]
 
 
 def _bytes(words: NDArray[np.uint16], block: int) -> NDArray[np.uint8]:
     """Undo `_words`."""
     if block == 16:
         return words.view(np.uint8)
-    if block == 8:
-        return words.astype(np.uint8)
-    pairs = np.zeros((-(-words.size // 2), 2), np.uint16)
-    pairs.reshape(-1)[: words.size] = words
-    return (pairs[:, 0] | pairs[:, 1] << 4).astype(np.uint8)
+    return join_digits(words, 2**block % 256, 8 // block, "u1")

@@ -3,7 +3,7 @@
 import struct
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fedbonsai.wire.errors import (
     ChecksumError,
@@ -33,7 +33,8 @@ CHECKS_LENGTH = 8
 SUPPORT_STREAMS = slice(0, 3)
 VALUE_STREAMS = slice(3, 5)
 
-_TABLE_PER_BYTE = 1024
+_TABLE_RATIO = 64
+_TABLE_SPARE = 1024
 
 
 @dataclass(frozen=True)
@@ -85,11 +86,12 @@ def read_frame(data: bytes | memoryview, limits: Limits) -> Frame:
     require(end <= len(view), TruncatedError, "table", f"ends at {end}, the bytes at {len(view)}")
     coded = view[HEADER_LENGTH:end]
     require(zlib.crc32(coded) == check, ChecksumError, "table", "does not match its checksum")
-    most = _TABLE_PER_BYTE * (coded_length + _TABLE_PER_BYTE)
+    most = _TABLE_RATIO * (coded_length + _TABLE_SPARE)
     require(
         raw_length <= most, LimitError, "table", f"is {raw_length} bytes, at most {most} allowed"
     )
-    table = read_table(expand(coded, raw_length, "table", budget), limits)
+    raw = expand(coded, raw_length, "table", budget)
+    table = read_table(raw, replace(limits, max_bytes=len(view)))
     return Frame(table, end, _bodies(view, end, table.sections), budget)
 
 

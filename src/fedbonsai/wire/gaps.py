@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from fedbonsai.wire.bits import pack, unpack
+from fedbonsai.wire.bits import pack_planes, unpack_planes
 from fedbonsai.wire.errors import SupportCodingError, require
 from fedbonsai.wire.streams import Array, Sink, Source
 
@@ -20,9 +20,7 @@ def write_gaps(size: int, positions: Array, sink: Sink) -> tuple[int, int, int]:
     shift = max(0, (size // count).bit_length() - 3)
     gaps = positions.astype(np.uint32)
     gaps[1:] -= gaps[:-1] + np.uint32(1)
-    for start in range(0, shift, 8):
-        low = (gaps >> np.uint32(start)).astype(np.uint8)
-        sink.rest.extend(pack(low & np.uint8(1 << bit)) for bit in range(min(8, shift - start)))
+    sink.rest.extend(pack_planes(gaps, shift))
     gaps >>= np.uint32(shift)
     escapes = gaps[gaps >= _ESCAPE].astype("<u4") if gaps.max() >= _ESCAPE else gaps[:0]
     sink.symbols.append(np.minimum(gaps, np.uint32(_ESCAPE), out=gaps).astype(np.uint8))
@@ -43,9 +41,11 @@ def read_gaps(fields: tuple[int, ...], size: int, source: Source) -> NDArray[np.
         place,
         f"gaps of {size} coordinates cannot have count {count}, shift {shift}, escapes {escapes}",
     )
-    source.budget.spend((16 + shift) * count, place)
+    source.budget.spend(24 * count, place)
     symbols = source.symbols.take(count)
-    planes = [unpack(source.rest, count) for _ in range(shift)]
+    gaps = symbols.astype(np.int64)
+    gaps <<= shift
+    unpack_planes(source.rest, gaps, shift)
     escaped = np.flatnonzero(symbols == _ESCAPE)
     large = source.rest.take(4 * escapes).view("<u4")
     # Bounded before they are shifted and added up: hostile ones would overflow and look right.
@@ -56,11 +56,7 @@ def read_gaps(fields: tuple[int, ...], size: int, source: Source) -> NDArray[np.
         place,
         f"{escaped.size} gaps of {_ESCAPE} and more must follow and be below {size}, got {escapes}",
     )
-    gaps = symbols.astype(np.int64)
-    gaps[escaped] = large
-    gaps <<= shift
-    for bit, plane in enumerate(planes):
-        gaps |= plane if bit == 0 else plane.astype(np.int64) << bit
+    gaps[escaped] += (large.astype(np.int64) - _ESCAPE) << shift
     gaps[1:] += 1
     positions = np.cumsum(gaps, out=gaps)
     require(positions[-1] < size, SupportCodingError, place, f"positions must be below {size}")

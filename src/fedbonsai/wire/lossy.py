@@ -113,7 +113,7 @@ def write_ternary(values: Floats, sink: Sink) -> None:
     sizes = np.abs(values)
     large = sizes > np.float32(_TERNARY_THRESHOLD * _mean_size(values))
     digits = np.where(large, np.where(values < 0, 0, 2), 1).astype(np.uint8)
-    sink.symbols.append(join_digits(digits, 3, 5))
+    sink.symbols.append(join_digits(digits, 3, 5, "u1"))
     sink.rest.append(np.array([_mean_size(sizes[large])], "<f4"))
 
 

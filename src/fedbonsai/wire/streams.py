@@ -12,7 +12,7 @@ import numpy as np
 import zstandard
 from numpy.typing import NDArray
 
-from fedbonsai.wire.errors import StreamError, TrailingError, TruncatedError, require
+from fedbonsai.wire.errors import FieldError, StreamError, TrailingError, TruncatedError, require
 from fedbonsai.wire.fields import Cursor, varint
 from fedbonsai.wire.limits import Budget
 
@@ -111,9 +111,10 @@ class Directory:
         """Read a directory of at most ``most`` large pieces."""
         pool = cursor.varint()
         coded = cursor.varint() if pool else 0
-        return Directory(
-            pool, coded, tuple(cursor.varint() for _ in range(cursor.count(most, "pieces")))
-        )
+        number = cursor.count(most, "pieces")
+        large = tuple(cursor.varint() for _ in range(number))
+        require(all(large), FieldError, cursor.place, "no piece takes 0 bytes")
+        return Directory(pool, coded, large)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
 """The table of a message: its facts, and the names, types, shapes and lengths of what follows."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from fedbonsai.wire.errors import FieldError, LimitError, NumberError, require
 from fedbonsai.wire.fields import Cursor, double, signed, text, unique, varint
 from fedbonsai.wire.limits import Limits
-from fedbonsai.wire.streams import LARGE, Directory
+from fedbonsai.wire.streams import Directory
 from fedbonsai.wire.values import TYPES
 
 MAX_NUMBERS = 4096
@@ -102,7 +102,7 @@ def write_facts(facts: Facts) -> bytes:
 
 
 def read_table(data: bytes | memoryview, limits: Limits) -> Table:
-    """Read a table and check it against the limits.
+    """Read a table and check it against the limits; ``max_bytes`` is the length of its message.
 
     Raises:
         WireError: A field is wrong or a limit is passed; which one, and where, is said.
@@ -136,12 +136,10 @@ def _check_weight(weight: float) -> None:
 
 def _less(limits: Limits, section: Section) -> Limits:
     """The limits that are left for the groups that follow."""
-    return Limits(
-        limits.max_bytes,
-        limits.max_parameters - sum(math.prod(entry.shape) for entry in section.entries),
-        limits.max_tensors - len(section.entries),
-        limits.max_groups,
-        limits.schema,
+    return replace(
+        limits,
+        max_parameters=limits.max_parameters - sum(math.prod(one.shape) for one in section.entries),
+        max_tensors=limits.max_tensors - len(section.entries),
     )
 
 
@@ -160,9 +158,8 @@ def _read_section(cursor: Cursor, limits: Limits) -> Section:
         )
         entries.append(entry)
     unique(f"table, group {name!r}", [entry.name for entry in entries])
-    # No stream has more than 8 bytes a parameter, and large pieces are not smaller than LARGE.
-    most = (limits.max_parameters - left) * 8 // LARGE
-    streams = tuple(Directory.read(cursor, most) for _ in STREAMS)
+    # A piece takes at least a byte of the message.
+    streams = tuple(Directory.read(cursor, limits.max_bytes) for _ in STREAMS)
     require(not streams[0].large, FieldError, cursor.place, "the records are one piece")
     return Section(name, tuple(entries), streams)
 
