@@ -74,7 +74,8 @@ def encode(
 def _facts(message: Message) -> Facts:
     numbers = {name: float(number) for name, number in message.numbers.items()}
     note = message.note.encode()[:MAX_TEXT].decode(errors="ignore")
-    return Facts(message.round, message.client, message.weight, message.stage, note, numbers)
+    weight = float(message.weight)
+    return Facts(message.round, message.client, weight, message.stage, note, numbers)
 
 
 @dataclass(frozen=True)
