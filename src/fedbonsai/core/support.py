@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,9 +20,9 @@ Kind = Literal["dense", "mask", "grid"]
 class Support:
     """The coordinates of a tensor that are present. Immutable; equal when their digests are equal.
 
-    Build one with `dense`, `masked` or `grid`, which bring it to its one canonical form: a mask or grid that covers
-    everything *is* the dense support. A present value may be zero: the support, never ``value != 0``, says what
-    is there.
+    Build one with `dense`, `masked`, `at` or `grid`, which bring it to its one canonical form: a mask or
+    grid that covers everything *is* the dense support. A present value may be zero: the support,
+    never ``value != 0``, says what is there.
 
     Attributes:
         shape: Shape of the whole tensor.
@@ -56,9 +57,34 @@ class Support:
         """
         if mask.dtype != torch.bool:
             raise SupportError(f"a mask must be bool, got {mask.dtype}; write mask.bool()")
-        if bool(mask.all()):
+        if np.count_nonzero(mask.numpy(force=True)) == mask.numel():
             return Support(tuple(mask.shape))
         return Support(tuple(mask.shape), mask=mask.detach().clone(memory_format=torch.contiguous_format))
+
+    @staticmethod
+    def at(shape: Sequence[int], positions: Tensor) -> "Support":
+        """The masked support of flat ``positions``, which it keeps: no search of the mask later on.
+
+        Raises:
+            SupportError: The positions are not a strictly increasing int64 vector within ``shape``.
+
+        Examples:
+            >>> Support.at((2, 2), torch.tensor([0, 3])).mask
+            tensor([[ True, False],
+                    [False,  True]])
+        """
+        shape, flat = tuple(shape), positions.numpy()
+        inside = flat.dtype == np.int64 and flat.ndim == 1
+        inside = inside and (flat.size == 0 or bool(flat[0] >= 0 and flat[-1] < math.prod(shape)))
+        if not inside or not bool((flat[1:] > flat[:-1]).all()):
+            raise SupportError(f"positions must be int64 and increase within {shape}, got {positions[:8].tolist()}")
+        if flat.size == math.prod(shape):
+            return Support(shape)
+        mask = np.zeros(math.prod(shape), dtype=np.bool_)
+        mask[flat] = True
+        support = Support(shape, mask=torch.from_numpy(mask).reshape(shape))
+        vars(support).update(positions=positions, count=flat.size)
+        return support
 
     @staticmethod
     def grid(shape: Sequence[int], index: Sequence[Tensor]) -> "Support":
@@ -105,13 +131,13 @@ class Support:
         """Number of coordinates that are present."""
         if self.index is not None:
             return math.prod(one.numel() for one in self.index)
-        return self.numel if self.mask is None else int(self.mask.sum())
+        return self.numel if self.mask is None else int(np.count_nonzero(self.mask.numpy()))
 
     @cached_property
     def positions(self) -> Tensor:
         """The present coordinates as increasing int64 positions in the flattened tensor."""
         if self.mask is not None:
-            return self.mask.reshape(-1).nonzero().reshape(-1)
+            return torch.from_numpy(np.flatnonzero(self.mask.numpy()))
         if self.index is None:
             return torch.arange(self.numel)
         flat = torch.zeros((), dtype=torch.int64)
@@ -141,7 +167,12 @@ class Support:
         self._fits(values.shape, (self.count,))
         if self.kind == "dense":
             return values.reshape(self.shape).clone()
-        flat = torch.full((self.numel,), fill, dtype=values.dtype)
+        if fill == 0:
+            # NumPy asks the system for zeroed memory; torch would write every zero itself.
+            zeros = np.zeros(self.numel * values.dtype.itemsize, dtype=np.uint8)
+            flat = torch.from_numpy(zeros).view(values.dtype)
+        else:
+            flat = torch.full((self.numel,), fill, dtype=values.dtype)
         return flat.index_copy_(0, self.positions, values).reshape(self.shape)
 
     def indicator(self) -> Tensor:
@@ -176,9 +207,7 @@ def pack_bits(mask: Tensor) -> Tensor:
         >>> pack_bits(torch.tensor([True, False, False, True]))
         tensor([9], dtype=torch.uint8)
     """
-    flat = mask.reshape(-1).to(torch.uint8)
-    padded = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).reshape(-1, 8)
-    return (padded * _WEIGHTS).sum(dim=1, dtype=torch.int64).to(torch.uint8)
+    return torch.from_numpy(np.packbits(mask.numpy(), bitorder="little"))
 
 
 def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
@@ -188,10 +217,7 @@ def unpack_bits(packed: Tensor, shape: Sequence[int]) -> Tensor:
         SupportError: The number of bytes does not fit ``shape``, or a padding bit is set.
     """
     count = math.prod(shape)
-    bits = (packed.reshape(-1, 1) & _WEIGHTS).bool().reshape(-1)
-    if packed.numel() != -(-count // 8) or bool(bits[count:].any()):
+    bits = np.unpackbits(packed.numpy(), bitorder="little")
+    if packed.numel() != -(-count // 8) or bits[count:].any():
         raise SupportError(f"{count} bits need {-(-count // 8)} bytes with zero padding, got {packed.numel()}")
-    return bits[:count].reshape(tuple(shape))
-
-
-_WEIGHTS = 2 ** torch.arange(8, dtype=torch.uint8)
+    return torch.from_numpy(bits[:count].view(np.bool_)).reshape(tuple(shape))

@@ -1,5 +1,30 @@
-"""Messages as bytes: `encode`, `decode`, `account`. Everything that comes in from outside is checked here."""
+"""Messages as bytes: at the information limit, at memory speed, safe against anything from outside.
 
-from fedbonsai.wire.codec import Account, Limits, account, decode, dense_length, encode
+`encode` and `decode` are what a run uses; `dumps` and `loads` are for use outside the library. The
+format is in docs/wire-format.md.
+"""
 
-__all__ = ["Account", "Limits", "account", "decode", "dense_length", "encode"]
+from fedbonsai.wire import feedback
+from fedbonsai.wire.accounts import Account, account, dense_length
+from fedbonsai.wire.decoder import decode
+from fedbonsai.wire.encoder import encode
+from fedbonsai.wire.inspect import describe
+from fedbonsai.wire.limits import Limits
+from fedbonsai.wire.plain import dumps, loads
+from fedbonsai.wire.shelf import seeded_support
+from fedbonsai.wire.values import SETTINGS
+
+__all__ = [
+    "SETTINGS",
+    "Account",
+    "Limits",
+    "account",
+    "decode",
+    "dense_length",
+    "describe",
+    "dumps",
+    "encode",
+    "feedback",
+    "loads",
+    "seeded_support",
+]

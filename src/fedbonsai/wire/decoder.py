@@ -1,0 +1,145 @@
+"""A message from bytes, every one of which may be hostile."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from fedbonsai.core.message import Group, Message, Part
+from fedbonsai.core.support import Support
+from fedbonsai.wire.bits import key_of
+from fedbonsai.wire.encoder import Base
+from fedbonsai.wire.errors import ChecksumError, LimitError, UnknownBaseError, require
+from fedbonsai.wire.fields import Cursor
+from fedbonsai.wire.frame import Frame, read_frame
+from fedbonsai.wire.gaps import MAX_SIZE
+from fedbonsai.wire.limits import Budget, Limits
+from fedbonsai.wire.records import Code, Record, derived, read_records, references
+from fedbonsai.wire.references import CHECK, Held, check, read_references
+from fedbonsai.wire.streams import Source, StreamReader, Watch, expand, watch_nothing
+from fedbonsai.wire.support_reader import Reading, read_support
+from fedbonsai.wire.table import SUPPORT_SYMBOLS, VALUE_SYMBOLS, Entry, Facts, Section
+from fedbonsai.wire.values import TYPES, Coding, base_values, read_delta, read_values
+
+_DEFAULT = Limits()
+
+WatchGroup = Callable[[str], Watch]
+"""Gives the watcher of a group by its name."""
+
+
+def decode(
+    data: bytes | memoryview,
+    *,
+    limits: Limits = _DEFAULT,
+    held: Held | None = None,
+    base: Base | None = None,
+) -> Message:
+    """Read a message and trust nothing in it.
+
+    Args:
+        data: What came in.
+        limits: What this side is willing to do for it.
+        held: Supports by digest that the sender may refer to.
+        base: Groups that differences may have been taken from.
+
+    Raises:
+        UnknownSupport: It refers to a support or base that this side does not hold; ask for all.
+        WireError: Anything else is wrong; one of `fedbonsai.wire.errors`, which says where.
+
+    Examples:
+        >>> import torch
+        >>> from fedbonsai.core.message import group
+        >>> from fedbonsai.wire.encoder import encode
+        >>> decode(encode(Message({"weights": group({"w": torch.ones(2)})}))).dense()
+        {'w': tensor([1., 1.])}
+    """
+    return read_message(read_frame(data, limits), held or {}, base or {})
+
+
+def read_message(frame: Frame, held: Held, base: Base, watch: WatchGroup = lambda _: watch_nothing) -> Message:
+    """Read a message that has been taken apart; ``watch`` gives each group's watcher of pieces."""
+    facts, reading = frame.table.facts, Reading()
+    groups: dict[str, Group] = {}
+    for section, body in zip(frame.table.sections, frame.bodies, strict=True):
+        reader = _Reader(section, body, frame.budget, watch(section.name))
+        supports = reader.supports(held, reading)
+        own = base.get(section.name, {})
+        groups[section.name] = dict(reader.parts(supports, facts, own))
+    return Message(groups, facts.numbers, facts.weight, facts.round, facts.client, facts.stage, facts.note)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Reads one group of a message."""
+
+    section: Section
+    body: tuple[memoryview, ...]
+    budget: Budget
+    watch: Watch
+
+    @property
+    def place(self) -> str:
+        return f"group {self.section.name!r}"
+
+    def supports(self, held: Held, reading: Reading) -> list[Support]:
+        """The supports of the group's tensors."""
+        cursor = self._records()
+        records = read_records(cursor, [entry.shape for entry in self.section.entries])
+        reading.bases = deque(read_references(cursor, self._referring(records), held))
+        expected = bytes(cursor.take(CHECK)) if derived(records) else check([])
+        cursor.finish()
+        reading.derived.clear()
+        source, supports = self._source(SUPPORT_SYMBOLS), []
+        for entry, record in zip(self.section.entries, records, strict=True):
+            source.locate(f"{self.place}, tensor {entry.name!r}, support {record.code.name}")
+            _require_maskable(entry, record, source.rest.place)
+            supports.append(read_support(record, entry.shape, reading, source))
+        source.finish()
+        found = check([support.digest for support in reading.derived])
+        require(found == expected, ChecksumError, self.place, "supports do not have their digests")
+        return supports
+
+    def parts(self, supports: list[Support], facts: Facts, base: Group) -> Iterator[tuple[str, Part]]:
+        """The group's tensors."""
+        source = self._source(VALUE_SYMBOLS)
+        for entry, support in zip(self.section.entries, supports, strict=True):
+            source.locate(f"{self.place}, tensor {entry.name!r}, values")
+            if entry.coding == Coding.DELTA:
+                values = self._difference(entry, support, base, source)
+            else:
+                key = key_of(facts.round, facts.client, self.section.name, entry.name)
+                values = read_values(entry.coding, TYPES[entry.type], support.count, key, source)
+            yield entry.name, Part(values, support)
+        source.finish()
+
+    def _difference(self, entry: Entry, support: Support, base: Group, source: Source) -> Tensor:
+        self.budget.spend(8 * (support.numel + support.count), source.rest.place)
+        found = base_values(base.get(entry.name), support, TYPES[entry.type])
+        if found is None:
+            raise UnknownBaseError(source.rest.place, "this side holds no base for it; ask for the whole")
+        return read_delta(found, source)
+
+    def _records(self) -> Cursor:
+        place, directory = f"{self.place}, records", self.section.streams[0]
+        return Cursor(expand(self.body[0], directory.pool, place, self.budget), place)
+
+    def _referring(self, records: list[Record]) -> list[tuple[int, ...]]:
+        """The shapes of the tensors that refer to a held support."""
+        pairs = zip(self.section.entries, records, strict=True)
+        return [entry.shape for entry, record in pairs if references([record])]
+
+    def _source(self, symbols: int) -> Source:
+        """A stream of symbols and the rest, which follows it."""
+        return Source(self._stream(symbols), self._stream(symbols + 1), self.budget)
+
+    def _stream(self, number: int) -> StreamReader:
+        watch = partial(self.watch, number)
+        directory = self.section.streams[number]
+        return StreamReader(self.body[number], directory, self.place, self.budget, watch)
+
+
+def _require_maskable(entry: Entry, record: Record, place: str) -> None:
+    small = all(size < MAX_SIZE for size in entry.shape)
+    require(small or record.code is Code.WHOLE, LimitError, place, "a mask needs fewer than 2^32 values")
