@@ -6,9 +6,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from fedbonsai.cli.progress import Progress
 from fedbonsai.core.fields import describe
 from fedbonsai.data.info import DATASETS
 from fedbonsai.experiment.config import Experiment
@@ -52,6 +54,22 @@ def test_a_terminal_gets_a_bar_with_the_time_left(tmp_path):
     assert any(re.fullmatch(r"digits local-prune ━+ 2/2 round 2 \| .* left 0:00:00", line) for line in lines)
     assert any(line.startswith("round 1: pruning starts") for line in lines)  # above the bar, not in it
     assert not any(line.endswith(" s left") for line in lines)
+
+
+def test_the_time_left_counts_what_was_done_before_a_resumption_and_what_other_runs_still_need(capsys):
+    def row(number: int, stage: str = "train") -> dict[str, Any]:
+        zeros = dict.fromkeys(("density", "bytes_down", "bytes_up", "dropped"), 0)
+        return {"round": number, "stage": stage, "test_metric": None, "train_loss": None, "seconds": 10.0, **zeros}
+
+    with Progress("digits", rounds=20) as progress:
+        first, second = progress.follow(10, "first"), progress.follow(10, "second")
+        first(row(9))  # rounds 1 to 8 were held by a process that was killed
+        first(row(9, "score"))
+        first(row(10))
+        second(row(1))
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["first", "first", "first", "second"]
+    assert [line.rpartition(" | ")[2] for line in lines] == ["110 s left", "220 s left", "150 s left", "120 s left"]
 
 
 def test_results_keep_the_contract(dense, pruned):

@@ -56,8 +56,9 @@ def resume_directory(directory: Path, data_dir: Path | None) -> None:
 def _run(experiment: Experiment, data_dir: Path | None, out: Path) -> None:
     _heed_interrupts()
     job = Job(experiment, make_task(experiment, data_dir), make_method(experiment))
-    with Progress(f"{experiment.dataset} {experiment.method}", experiment.rounds or 0) as progress:
-        result = execute(job, out, progress.advance)
+    rounds = experiment.rounds or 0
+    with Progress(f"{experiment.dataset} {experiment.method}", rounds) as progress:
+        result = execute(job, out, progress.follow(rounds))
     print_table([result.record])
     _closing(out)
 
@@ -66,7 +67,8 @@ def _compare(runs: Sequence[Entry], data_dir: Path | None, out: Path) -> None:
     _heed_interrupts()
     rounds = sum(one.experiment.rounds or 0 for one in runs)
     with Progress(runs[0].experiment.dataset, rounds) as progress:
-        results = compare(runs, out, data_dir=data_dir, observer=lambda entry: progress.named(entry.label))
+        observers = {one.label: progress.follow(one.experiment.rounds or 0, one.label) for one in runs}
+        results = compare(runs, out, data_dir=data_dir, observer=lambda entry: observers[entry.label])
     print_table([result.record for result in results])
     _closing(out)
 

@@ -26,7 +26,8 @@ class Progress:
     """
 
     def __init__(self, title: str, rounds: int) -> None:
-        self._title, self._rounds, self._done = title, rounds, 0
+        self._title, self._rounds = title, rounds
+        self._before = self._held = 0
         self._spent = 0.0
         console = Console(stderr=True)
         self._bar = (
@@ -56,25 +57,24 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def named(self, label: str) -> Callable[[Row], None]:
-        """An observer that shows rounds under a name."""
+    def follow(self, rounds: int, label: str = "") -> Callable[[Row], None]:
+        """An observer of the next run, which has so many rounds; some of them may have been held before."""
+        before, self._before = self._before, self._before + rounds
 
         def observe(row: Row) -> None:
-            self.advance(row, label)
+            self._show(row, before + row["round"], label)
 
         return observe
 
-    def advance(self, row: Row, label: str = "") -> None:
-        """Show one finished round."""
-        trained = row["stage"] == "train"
-        self._done += trained
+    def _show(self, row: Row, done: int, label: str) -> None:
+        """Show one finished round, after which ``done`` are over in all."""
+        self._held += row["stage"] == "train"
         facts = line(row)
         if self._bar is not None:
-            description = f"{self._title} {label}".strip()
-            self._bar.update(self._task, advance=int(trained), description=description, facts=facts)
+            self._bar.update(self._task, completed=done, description=f"{self._title} {label}".strip(), facts=facts)
             return
         self._spent += row["seconds"]
-        left = self._spent / max(self._done, 1) * (self._rounds - self._done)
+        left = self._spent / max(self._held, 1) * (self._rounds - done)
         print(f"{label or self._title}: {facts} | {left:.0f} s left", file=sys.stderr, flush=True)
 
 
