@@ -116,6 +116,13 @@ def test_an_empty_part_is_refused(tmp_path):
         load(str(tmp_path / "set"))
 
 
+def test_parts_with_other_columns_are_one_error(tmp_path):
+    written(tmp_path / "set", ("train",), age=[1], label=[0])
+    folder = written(tmp_path / "set", ("test",), height=[1], label=[0])
+    with pytest.raises(DataError, match=r"must be a folder or a name on the Hub .*can open"):
+        load(folder)
+
+
 def test_a_damaged_file_is_one_error(tmp_path):
     folder = written(tmp_path / "set", age=[1], label=[0])
     (tmp_path / "set" / "train.parquet").write_bytes(b"PAR1 and nothing else")

@@ -43,16 +43,16 @@ def test_every_model_learns_one_batch(name):
         else:
             model, loss = build(name, input_shape=COLOUR, classes=7, width=0.25), cross_entropy
             inputs, targets = torch.randn(6, *COLOUR), torch.arange(6)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     losses = []
     for _ in range(15):
-        optimizer.zero_grad()
         value = loss.function(model(inputs), targets)
-        value.backward()
-        optimizer.step()
         losses.append(value.item())
+        model.zero_grad()
+        value.backward()
+        with torch.no_grad():
+            for one in model.parameters():
+                one -= 0.01 * one.grad.sign()  # a step of one length for models of all scales
     assert losses[-1] < 0.9 * losses[0]
-    assert all(one.grad is not None for one in model.parameters())
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -76,10 +76,16 @@ def test_width_scales_channels_exactly(width, channels):
     assert model(torch.zeros(2, *COLOUR)).shape == (2, 10)
 
 
-def test_width_scales_every_hidden_layer():
-    model = build("lenet5", input_shape=COLOUR, classes=10, width=0.5)
-    rows = [one.weight.shape[0] for one in model if isinstance(one, nn.Conv2d | nn.Linear)]
-    assert rows == [3, 8, 60, 42, 10]
+@pytest.mark.parametrize(
+    ("name", "sizes"),
+    [("cnn", [16, 32, 10]), ("mlp", [100, 100, 10]), ("lenet5", [3, 8, 60, 42, 10]), ("leaf_cnn", [16, 32, 1024, 10])],
+)
+def test_width_scales_every_hidden_layer(name, sizes):
+    model = build(name, input_shape=COLOUR, classes=10, width=0.5)
+    assert [one.weight.shape[0] for one in model if isinstance(one, nn.Conv2d | nn.Linear)] == sizes
+
+
+def test_width_scales_the_recurrent_layer():
     lstm = build("lstm", input_shape=TEXT, classes=75, width=2.0)
     assert (lstm.embedding.embedding_dim, lstm.lstm.hidden_size, lstm.out.out_features) == (16, 256, 75)
 
@@ -101,7 +107,7 @@ def test_a_sequence_model_never_looks_ahead():
     before, after = model(tokens), model(changed)
     assert before.shape == (1, 40, 9)
     assert torch.equal(before[:, :20], after[:, :20])
-    assert not torch.equal(before[:, 20:], after[:, 20:])
+    assert not torch.equal(before[:, 39], after[:, 39]), "it must remember what it saw"
 
 
 def test_columns_and_regression():
