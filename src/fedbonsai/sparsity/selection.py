@@ -128,16 +128,14 @@ class Selection:
             kept = keep_top_global(ranks, min(max(count, sum(least.values())), sum(finite.values())), least)
         held = [name for name in least if 0 < int(kept[name].sum()) == least[name] < finite[name]]
         if layers:
-            return self._expanded(kept, layers, whole=floors), [layers[name].tensors[0][0] for name in held]
+            return self._expanded(kept, layers), [layers[name].tensors[0][0] for name in held]
         return kept, held
 
-    def _expanded(
-        self, kept: Mapping[str, Tensor], layers: Mapping[str, Layer], *, whole: bool = True
-    ) -> dict[str, Tensor]:
-        """Masks over the layers' tensors, and over prunable ones without neurons (kept whole, or not at all)."""
+    def _expanded(self, kept: Mapping[str, Tensor], layers: Mapping[str, Layer]) -> dict[str, Tensor]:
+        """Masks over the layers' tensors, and over prunable ones without neurons, which stay whole."""
         masks = expand(kept, layers, self.layout)
         rest = [slot for slot in self.layout.slots if slot.prunable and slot.name not in masks]
-        return masks | {slot.name: torch.full(slot.shape, whole) for slot in rest}
+        return masks | {slot.name: torch.ones(slot.shape, dtype=torch.bool) for slot in rest}
 
     def _counted(self, masks: Mapping[str, Tensor]) -> int:
         return sum(int(masks[name].sum()) for name in self.layout.prunable)
