@@ -1,11 +1,12 @@
 """Benches, learners and nets of a few dozen weights for the tests of local training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from fedbonsai.core.seeds import generator
+from fedbonsai.core.support import Support
 from fedbonsai.learning.bench import Bench
 from fedbonsai.learning.learner import Learner
 from fedbonsai.learning.losses import Loss, LossFunction
@@ -13,6 +14,12 @@ from fedbonsai.learning.task import Task
 from fedbonsai.learning.work import Work
 
 FEATURES, CLASSES = 5, 3
+
+SUPPORTS = {
+    "0.weight": Support.masked(torch.arange(35).reshape(7, 5) % 3 == 0),
+    "0.bias": Support.masked(torch.arange(7) < 4),
+}
+"""Supports of `net`."""
 
 
 def net() -> nn.Module:
@@ -52,3 +59,20 @@ def make_bench(
 def make_learner(model: Callable[[], nn.Module] = net, **settings: object) -> Learner:
     """The first client of `make_bench`."""
     return Learner(make_bench(model, **settings), client=0)
+
+
+def record(bench: Bench) -> list[Tensor]:
+    """The batches that a bench trains on from now on, as they come."""
+    batches, step = [], bench.step
+
+    def recording(positions: Tensor, **rest: object) -> Tensor:
+        batches.append(positions)
+        return step(positions, **rest)
+
+    bench.step = recording
+    return batches
+
+
+def same(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
+    """Whether two models are equal bit for bit."""
+    return one.keys() == two.keys() and all(torch.equal(one[name], two[name]) for name in one)

@@ -15,7 +15,7 @@ class Settings:
     rate: Annotated[float, POSITIVE]
     count: Annotated[int, Range(1, 9)] = 1
     kind: Literal["plain", "fancy"] = "plain"
-    ribbon: Annotated[float, PART, Only("kind", ("fancy",))] = 0.5
+    ribbon: Annotated[float, PART, Only("kind", ("fancy",))] | None = 0.5
     density: Annotated[float, DENSITY] | None = None
     names: tuple = field(default_factory=tuple)
 
@@ -40,7 +40,8 @@ def test_the_ends_of_a_range(interval, text, inside, outside):
 
 
 @pytest.mark.parametrize(
-    "given", [{}, {"count": 9}, {"density": 1.0}, {"kind": "fancy", "ribbon": 0.0}, {"kind": "fancy"}]
+    "given",
+    [{}, {"count": 9}, {"density": 1.0}, {"kind": "fancy", "ribbon": 0.0}, {"kind": "fancy"}, {"ribbon": None}],
 )
 def test_what_lies_in_its_range_is_taken(given):
     Settings(rate=0.1, **given)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch import nn
-from unit.learning_benches import CLASSES, dropout_net, examples, make_bench, make_learner, net, norm_net
+from unit.learning_benches import CLASSES, dropout_net, examples, make_bench, make_learner, net, norm_net, same
 
 from fedbonsai.core.errors import ConfigError
 from fedbonsai.core.support import Support
@@ -54,7 +54,7 @@ def test_weights_are_copies_of_parameters_and_buffers():
 
 def test_the_seed_decides_the_initial_weights_and_counting_flops_changes_nothing():
     one, two = make_bench(norm_net), make_bench(norm_net)
-    assert all(torch.equal(one.initial[name], two.initial[name]) for name in one.initial)
+    assert same(one.initial, two.initial)
     assert not one.flat_gradient.any()
     assert not one.initial["1.running_mean"].any()
     assert one.module.training
@@ -165,7 +165,7 @@ def test_what_one_client_leaves_behind_does_not_reach_the_next():
         with pytest.raises(RuntimeError, match="too large"):
             failing(bench.initial)
     again = Learner(bench, 0).fit(bench.initial).weights
-    assert all(torch.equal(again[name], one) for name, one in expected.items())
+    assert same(again, expected)
 
 
 def test_estimated_statistics_are_the_mean_over_batches():

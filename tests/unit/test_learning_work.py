@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from unit.learning_benches import make_learner, net
+from unit.learning_benches import make_learner, net, record, same
 
 from fedbonsai.core.errors import ConfigError
 from fedbonsai.core.seeds import seeded
@@ -27,10 +27,9 @@ LR = 0.05
         ({"optimizer": "adam", "weight_decay": 0.01}, lambda given: torch.optim.Adam(given, LR, weight_decay=0.01)),
     ],
 )
-def test_twenty_steps_are_bit_equal_to_torch(settings, reference, monkeypatch):
+def test_twenty_steps_are_bit_equal_to_torch(settings, reference):
     learner = make_learner(lr=LR, steps=20, **settings)
-    batches, step = [], learner.bench.step
-    monkeypatch.setattr(learner.bench, "step", lambda batch, **rest: (batches.append(batch), step(batch, **rest))[1])
+    batches = record(learner.bench)
     trained = learner.fit(learner.bench.initial).weights
 
     with seeded(learner.seed, "model"):
@@ -41,7 +40,7 @@ def test_twenty_steps_are_bit_equal_to_torch(settings, reference, monkeypatch):
         torch.nn.functional.cross_entropy(module(pool.inputs[batch]), pool.targets[batch]).backward()
         optimizer.step()
     assert len(batches) == 20
-    assert all(torch.equal(trained[name], one) for name, one in module.state_dict().items())
+    assert same(trained, module.state_dict())
 
 
 @pytest.mark.parametrize(

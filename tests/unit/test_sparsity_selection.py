@@ -114,6 +114,13 @@ def test_floors_win_over_a_count_that_is_too_small():
     assert floored == [HIDDEN, OUTPUT]
 
 
+def test_a_floor_never_takes_absent_weights():
+    present = {HIDDEN: Support.masked(torch.arange(12).reshape(4, 3) < 2)}
+    supports, floored = Selection(LAYOUT, floor=0.5).choose(scores_of([1.0] * 12), present, 1)
+    assert supports[HIDDEN] == present[HIDDEN]
+    assert (supports[OUTPUT].count, floored) == (4, [OUTPUT])
+
+
 NEURONS = Selection(LAYOUT, unit="neuron")
 ROWS = scores_of([1.0] * 3 + [4.0] * 3 + [2.0] * 3 + [3.0] * 3, [-9.0] * 8)
 
