@@ -109,6 +109,17 @@ def test_what_covers_everything_is_dense(shape):
     assert dense == Support.grid(shape, [torch.arange(size) for size in shape])
 
 
+@settings(deadline=None)
+@given(masks())
+def test_positions_say_the_same_as_the_mask_they_are_of(mask):
+    positions = mask.reshape(-1).nonzero().reshape(-1)
+    support = Support.at(mask.shape, positions)
+    assert support == Support.masked(mask)
+    assert torch.equal(support.indicator(), mask)
+    assert torch.equal(support.positions, positions)
+    assert support.count == len(positions)
+
+
 def test_the_digest_is_the_same_on_every_machine():
     mask = Support.masked(tensor([[True, False], [False, True]]))
     assert mask.digest == hashlib.sha256(b"mask(2, 2)" + bytes([0b1001])).digest()[:16]
@@ -165,6 +176,11 @@ def test_scatter_gives_a_tensor_of_its_own():
         (lambda: Support.grid((3,), [tensor([2, 1])]), "must increase"),
         (lambda: Support.grid((3,), [tensor([[0, 1]])]), "must increase"),
         (lambda: Support.grid((3,), [tensor(1)]), "must increase"),
+        (lambda: Support.at((2, 2), tensor([0, 4])), r"increase within \(2, 2\), got \[0, 4\]"),
+        (lambda: Support.at((2, 2), tensor([-1])), r"increase within \(2, 2\), got \[-1\]"),
+        (lambda: Support.at((2, 2), tensor([1, 1])), r"got \[1, 1\]"),
+        (lambda: Support.at((2, 2), tensor([0, 1], dtype=torch.int32)), "positions must be int64"),
+        (lambda: Support.at((2, 2), tensor(1)), r"got \[1\]"),
         (lambda: Support.dense((2, 2)).gather(torch.ones(4)), r"must have shape \(2, 2\), got \(4,\)"),
         (lambda: Support.dense((2, 2)).scatter(torch.ones(3)), r"must have shape \(4,\), got \(3,\)"),
     ],

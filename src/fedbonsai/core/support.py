@@ -77,7 +77,7 @@ class Support:
         inside = flat.dtype == np.int64 and flat.ndim == 1
         inside = inside and (flat.size == 0 or bool(flat[0] >= 0 and flat[-1] < math.prod(shape)))
         if not inside or not bool((flat[1:] > flat[:-1]).all()):
-            raise SupportError(f"positions must be int64 and increase within {shape}, got {positions[:8].tolist()}")
+            raise SupportError(f"positions must be int64 and increase within {shape}, got {flat.ravel()[:8].tolist()}")
         if flat.size == math.prod(shape):
             return Support(shape)
         mask = np.zeros(math.prod(shape), dtype=np.bool_)
@@ -167,8 +167,8 @@ class Support:
         self._fits(values.shape, (self.count,))
         if self.kind == "dense":
             return values.reshape(self.shape).clone()
-        if fill == 0:
-            # NumPy asks the system for zeroed memory; torch would write every zero itself.
+        if fill == 0 and self.numel:
+            # NumPy asks the system for zeroed memory; torch would write every zero itself. It cannot view no bytes.
             zeros = np.zeros(self.numel * values.dtype.itemsize, dtype=np.uint8)
             flat = torch.from_numpy(zeros).view(values.dtype)
         else:
