@@ -26,7 +26,8 @@ from torch import nn
 from fedbonsai.experiment.build import make_method, make_task, make_work, resolve
 from fedbonsai.experiment.execute import Job, cpu_name, execute, make_run
 from fedbonsai.experiment.settings import make_experiment
-from fedbonsai.federated.round import draw_cohort, run_round
+from fedbonsai.federated.exchange import draw_cohort
+from fedbonsai.federated.round import run_round
 from fedbonsai.learning.bench import Bench
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
@@ -150,6 +151,19 @@ def markdown(table: Table) -> str:
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
 
 
+def table_with_machine(table: Table, seeds: Sequence[int]) -> str:
+    """A table and what it was measured on."""
+    machine = f"{cpu_name()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
+    return f"{markdown(table)}\n\nSeeds {', '.join(map(str, seeds))}. Measured on {machine}."
+
+
+def put(name: str, text: str) -> None:
+    """Put a text into docs/benchmarks.md, between the two comments that bear its name."""
+    block = f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
+    page = re.sub(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _: block, PAGE.read_text("utf-8"), flags=re.DOTALL)
+    PAGE.write_text(page, "utf-8")
+
+
 PARTS: dict[str, Callable[[], Table]] = {
     "digits": lambda: accuracy(
         {"dataset": "digits", "clients": 20, "partition": "dirichlet", "concentration": 0.5}, 20
@@ -166,16 +180,11 @@ def main() -> None:
     parser.add_argument("--parts", default=",".join(PARTS))
     parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     options = parser.parse_args()
-    machine = f"{cpu_name()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
     for name in options.parts.split(","):
-        text = f"{markdown(PARTS[name]())}\n\nSeeds {', '.join(map(str, SEEDS))}. Measured on {machine}."
-        print(f"\n{name}\n\n{text}")
+        text = table_with_machine(PARTS[name](), SEEDS)
+        print(f"\n{name}\n\n{text}", flush=True)
         if options.write:
-            page = PAGE.read_text("utf-8")
-            block = f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
-            PAGE.write_text(
-                re.sub(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _, b=block: b, page, flags=re.DOTALL), "utf-8"
-            )
+            put(name, text)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from fedbonsai.engines.processes import ProcessEngine
 from fedbonsai.federated.checkpoint import Checkpoint
 from fedbonsai.federated.client import Client
 from fedbonsai.federated.engine import Answer, Engine
+from fedbonsai.federated.exchange import Rules
 from fedbonsai.federated.method import Method
-from fedbonsai.federated.round import Rules
 from fedbonsai.federated.run import Run, Schedule
 from fedbonsai.learning.bench import Bench
 from fedbonsai.learning.task import Task
@@ -94,9 +94,10 @@ def finished(method: Method, **options) -> Checkpoint:
 
 
 def same_bits(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
-    return one.keys() == two.keys() and all(
-        torch.equal(one[name].view(torch.int32), two[name].view(torch.int32)) for name in one
-    )
+    def bits(tensor: Tensor) -> Tensor:
+        return tensor.contiguous().view(-1).view(torch.uint8)
+
+    return one.keys() == two.keys() and all(torch.equal(bits(one[name]), bits(two[name])) for name in one)
 
 
 def same_run(one: Checkpoint, two: Checkpoint) -> bool:
@@ -106,6 +107,7 @@ def same_run(one: Checkpoint, two: Checkpoint) -> bool:
     return (
         same_bits(one.state.weights, two.state.weights)
         and one.state.supports == two.state.supports
+        and one.state.held == two.state.held
         and same_memory(one.state.memory, two.state.memory)
         and same_memory(one.state.optimizer, two.state.optimizer)
         and same_bits(one.state.statistics, two.state.statistics)

@@ -26,11 +26,13 @@ from fedbonsai.core.state import Memory
 from fedbonsai.engines.local import LocalEngine
 from fedbonsai.federated.aggregate import Total, average
 from fedbonsai.federated.checkpoint import memory_from_bytes, memory_to_bytes
-from fedbonsai.federated.client import Client
+from fedbonsai.federated.client import Client, Coding
 from fedbonsai.federated.engine import Answer, collect
+from fedbonsai.federated.exchange import Rules, draw_cohort
 from fedbonsai.federated.method import Plan
-from fedbonsai.federated.round import Rules, draw_cohort, run_round
+from fedbonsai.federated.round import run_round
 from fedbonsai.methods.fedavg import FedAvg
+from fedbonsai.methods.local_prune import LocalPrune
 
 SEAMS = [ScoreFirst(), OwnBias(), PerClientMask()]
 
@@ -95,7 +97,7 @@ def test_a_dropped_clients_memory_is_as_if_the_round_had_not_been():
         answer = wire.decode(serve(data))
         if answer.stage == "train" and not victims:
             victims.append(answer.client)
-            return wire.encode(dataclasses.replace(answer, weight=-1.0))
+            return wire.encode(dataclasses.replace(answer, weight=0.0))
         return wire.encode(answer)
 
     run.engine._client.serve = spoil
@@ -150,7 +152,6 @@ def unknown_tensor(data):
         (altered(stage="score"), "an answer must be for"),
         (altered(weight=0.0), "an update must count for"),
         (altered(weight=1e12), "an update must count for"),
-        (altered(weight=float("nan")), "an update must count for"),
         (infinite, "must be finite"),
         (altered(numbers={"loss": float("inf")}), "loss: numbers must be finite"),
         (other_model, "the model here has shape"),
@@ -325,3 +326,71 @@ def test_memories_are_copied_through_bytes_unchanged():
 
 def test_a_message_for_nobody_in_particular_is_empty():
     assert wire.decode(wire.encode(Message())).groups == {}
+
+
+def test_a_client_that_lost_its_memory_is_sent_the_whole_in_the_same_round():
+    method = LocalPrune(density=0.3)
+    run = make_run(method, cohort=CLIENTS, rounds=6)
+    state = run.start().state
+    for _ in range(3):
+        state, _ = run_round(method, state, run.engine, run.rules)
+    again = make_run(method, cohort=CLIENTS, rounds=6)  # devices that have forgotten everything
+    kept, row = run_round(method, state, run.engine, run.rules)
+    lost, dearer = run_round(method, state, again.engine, again.rules)
+    assert same_bits(kept.weights, lost.weights)
+    assert (dearer["clients"], dearer["dropped"]) == (CLIENTS, 0)
+    assert dearer["bytes_down"] > row["bytes_down"]
+    assert sum(dearer["bytes_by_kind"].values()) == dearer["bytes_down"] + dearer["bytes_up"]
+
+
+def test_a_mask_that_both_sides_hold_costs_next_to_nothing():
+    rows = finished(ScoreFirst(), rounds=3, cohort=CLIENTS).rows
+    first, later = (row["bytes_by_kind"]["supports"] / CLIENTS for row in (rows[1], rows[3]))
+    assert later <= 2 * 32 < first + 64
+
+
+def test_a_client_that_asks_again_and_again_is_dropped():
+    method = LocalPrune(density=0.3)
+    run = make_run(method, cohort=CLIENTS)
+    run.engine._client.serve = lambda data: wire.encode(
+        dataclasses.replace(wire.decode(data), groups={}, stage="resend")
+    )
+    with pytest.raises(RoundError, match="0 of 5 are left"):
+        run_round(method, run.start().state, run.engine, run.rules)
+
+
+@pytest.mark.parametrize("values", ["bf16", "int8", "int4"])
+def test_lossy_updates_cost_less_and_learn_as_well(values):
+    bench = make_bench(wide_net, lr=0.3)
+    exact = finished(FedAvg(), bench=bench, rounds=8, cohort=CLIENTS)
+    coarse = finished(
+        FedAvg(),
+        engine=LocalEngine(Client(FedAvg(), bench, coding=Coding(values))),
+        bench=bench,
+        rounds=8,
+        cohort=CLIENTS,
+    )
+    assert coarse.rows[-1]["bytes_up"] < 0.7 * exact.rows[-1]["bytes_up"]
+    assert coarse.rows[-1]["bytes_down"] > 0.9 * exact.rows[-1]["bytes_down"]
+    assert coarse.rows[-1]["test_metric"] > exact.rows[-1]["test_metric"] - 0.15
+
+
+def test_error_feedback_lives_in_the_clients_memory_and_survives_an_interruption(tmp_path):
+    def run(directory=None):
+        bench = make_bench(wide_net)
+        client = Client(FedAvg(), bench, coding=Coding("int4", feedback=True))
+        return make_run(FedAvg(), engine=LocalEngine(client), bench=bench, directory=directory)
+
+    def stop(row):
+        if row["round"] == 2:
+            raise KeyboardInterrupt
+
+    whole = run().run()
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path).run(stop)
+    assert same_run(whole, run(tmp_path).run())
+    assert all(memory.tensors["residual/0.weight"].abs().sum() > 0 for memory in whole.memories.values())
+
+
+def wide_net():
+    return torch.nn.Sequential(torch.nn.Linear(6, 64), torch.nn.ReLU(), torch.nn.Linear(64, 3))

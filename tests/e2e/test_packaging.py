@@ -58,7 +58,6 @@ def test_requirements_have_lower_bounds_only(metadata: Message) -> None:
             assert [bound.operator for bound in requirement.specifier] == [">="], text
 
 
-@pytest.mark.xfail(reason="cli/app.py imports click, which new versions of typer no longer bring")
 def test_the_source_imports_only_what_is_declared(metadata: Message) -> None:
     required = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
     declared = {canonicalize_name(one.name) for one in required if str(one.marker) != 'extra == "dev"'}

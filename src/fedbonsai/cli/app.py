@@ -1,18 +1,20 @@
-"""The commands: run, compare, resume, methods, datasets."""
+"""The commands: run, compare, resume, methods, datasets, inspect."""
 
 import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from click import ClickException
 
 from fedbonsai.core.errors import FedbonsaiError
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+
+# Newer releases of typer bring a click of their own; its exceptions can only be reached through typer's.
+UsageProblem: Any = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     name="fedbonsai",
@@ -115,6 +117,16 @@ class _Log(logging.Handler):
         print(self.format(record), file=sys.stderr, flush=True)
 
 
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A message of the wire format, or what wire.dumps wrote.")],
+) -> None:
+    """Show what an encoded message holds, what it costs, and how far each stream is from its limit."""
+    from fedbonsai.cli.lists import show_message
+
+    show_message(file)
+
+
 def start(arguments: Sequence[str]) -> int:
     """Run the command line; return the exit code. An error of our own is one line."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Log()])
@@ -123,10 +135,10 @@ def start(arguments: Sequence[str]) -> int:
         code = app(list(arguments) or ["--help"], prog_name="fedbonsai", standalone_mode=False) or 0
     except (typer.Abort, KeyboardInterrupt):
         code = INTERRUPTED
-    except (FedbonsaiError, ClickException) as error:
-        text = error.format_message() if isinstance(error, ClickException) else str(error)
+    except (FedbonsaiError, UsageProblem) as error:
+        text = error.format_message() if isinstance(error, UsageProblem) else str(error)
         print(f"error: {' '.join(text.split())}", file=sys.stderr)
-        return 2 if isinstance(error, ClickException) else 1
+        return 2 if isinstance(error, UsageProblem) else 1
     if code == INTERRUPTED:
         print("interrupted; `fedbonsai resume DIR` goes on from the last finished round", file=sys.stderr)
     return int(code)

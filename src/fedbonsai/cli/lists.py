@@ -1,11 +1,13 @@
-"""What ``methods`` and ``datasets`` print."""
+"""What ``methods``, ``datasets`` and ``inspect`` print."""
 
 import inspect
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from fedbonsai.core.errors import lookup
+from fedbonsai import wire
+from fedbonsai.core.errors import DataError, lookup
 from fedbonsai.core.fields import describe
 from fedbonsai.data.info import DATASETS
 from fedbonsai.methods import METHODS, method_class
@@ -43,6 +45,20 @@ def show_datasets(name: str | None) -> None:
     for key, value in vars(info.defaults).items():
         table.add_row(key, str(value))
     Console().print(table)
+
+
+def show_message(file: Path) -> None:
+    """Print what an encoded message holds.
+
+    Raises:
+        DataError: The file cannot be read.
+        WireError: It holds no message.
+    """
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{file} must be a file that can be read; {error}") from error
+    print(wire.describe(data))
 
 
 def summary(method: str) -> str:

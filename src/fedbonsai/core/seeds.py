@@ -14,7 +14,7 @@ def seed_of(seed: int, purpose: str, round_: int = 0, client: int = 0) -> int:
 
     Examples:
         >>> seed_of(0, "batches", round_=3, client=7)
-        3683119053580474113
+        6258639115613240087
     """
     digest = hashlib.sha256(f"{seed}|{purpose}|{round_}|{client}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

@@ -88,6 +88,7 @@ class State:
         turn: Rounds of any stage finished; names the randomness of the next one.
         memory: What the method keeps.
         optimizer: What the server optimizer keeps.
+        held: Masks that a client holds since its last exchange that counted; messages to it may refer to them.
         statistics: Batch-norm statistics that were measured apart from training (see `Client.norm_policy`).
     """
 
@@ -99,6 +100,7 @@ class State:
     memory: Memory = field(default_factory=Memory)
     optimizer: Memory = field(default_factory=Memory)
     statistics: Tensors = field(default_factory=dict)
+    held: Mapping[int, tuple[Support, ...]] = field(default_factory=dict)
 
     @property
     def density(self) -> float:

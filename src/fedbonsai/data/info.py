@@ -70,7 +70,7 @@ _DIGITS = DatasetInfo(
     test=360,
     classes=10,
     source="UCI Optical Recognition of Handwritten Digits (Alpaydin, Kaynak 1998), CC BY 4.0",
-    defaults=Defaults(model="cnn", lr=0.1, batch_size=8),
+    defaults=Defaults(model="cnn", lr=0.1, batch_size=16, epochs=5),
 )
 
 _MNIST = DatasetInfo(

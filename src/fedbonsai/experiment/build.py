@@ -10,19 +10,20 @@ from torch import nn
 
 from fedbonsai.core.errors import ConfigError
 from fedbonsai.data.dataset import Dataset
-from fedbonsai.data.info import DATASETS, IMAGE_DEFAULTS, TEXT_DEFAULTS, Defaults
+from fedbonsai.data.info import DATASETS
 from fedbonsai.data.load import load
 from fedbonsai.data.partition import Options, partition
 from fedbonsai.engines.local import LocalEngine
 from fedbonsai.engines.processes import ProcessEngine, available_cores
 from fedbonsai.experiment.config import Experiment
-from fedbonsai.federated.client import Client
+from fedbonsai.federated.client import Client, Coding
 from fedbonsai.federated.engine import Engine
 from fedbonsai.federated.method import Method
 from fedbonsai.learning.bench import Bench
 from fedbonsai.learning.task import Task
 from fedbonsai.learning.work import Work
 from fedbonsai.methods import method_class
+from fedbonsai.models import SEQUENCE_MODELS
 from fedbonsai.models.build import build
 
 OWN = "own"
@@ -33,13 +34,10 @@ WORTH_A_PROCESS = 2_000_000
 
 
 def resolve(experiment: Experiment) -> Experiment:
-    """The experiment with everything filled in that its data set suggests."""
-    return experiment.resolved(dataclasses.asdict(defaults_of(experiment.dataset)))
-
-
-def defaults_of(dataset: str) -> Defaults:
-    """What a data set suggests; for one of the user's own, a starting point."""
-    return DATASETS[dataset].defaults if dataset in DATASETS else IMAGE_DEFAULTS
+    """The experiment with everything filled in that its data set suggests; one without a name is looked at first."""
+    known = DATASETS.get(experiment.dataset)
+    defaults = load(experiment.dataset).defaults if known is None else known.defaults
+    return experiment.resolved(dataclasses.asdict(defaults))
 
 
 def make_task(experiment: Experiment, data_dir: Path | None = None) -> Task:
@@ -54,12 +52,16 @@ def make_task(experiment: Experiment, data_dir: Path | None = None) -> Task:
             "a run of a task given in Python goes on from Python: call fedbonsai.run as before, with the same out"
         )
     dataset = load(experiment.dataset, data_dir)
-    if experiment.dataset not in DATASETS and dataset.loss == "next_token" and experiment.model == IMAGE_DEFAULTS.model:
-        experiment = dataclasses.replace(experiment, model=TEXT_DEFAULTS.model)
+    name = experiment.model or dataset.defaults.model
+    if (dataset.loss == "next_token") != (name in SEQUENCE_MODELS):
+        raise ConfigError(
+            f"model {name!r} does not fit {experiment.dataset!r}: the next token is predicted by "
+            f"{', '.join(sorted(SEQUENCE_MODELS))}, everything else by other models"
+        )
     options = Options(concentration=experiment.concentration, shards=experiment.shards)
     positions = partition(dataset, experiment.partition or "iid", experiment.clients, experiment.seed, options)
     return Task(
-        model=_model(experiment, dataset),
+        model=_model(experiment, dataset, name),
         loss=dataset.loss,
         clients=dataset.train,
         test=dataset.test,
@@ -67,8 +69,7 @@ def make_task(experiment: Experiment, data_dir: Path | None = None) -> Task:
     )
 
 
-def _model(experiment: Experiment, dataset: Dataset) -> Callable[[], nn.Module]:
-    name = experiment.model or IMAGE_DEFAULTS.model
+def _model(experiment: Experiment, dataset: Dataset, name: str) -> Callable[[], nn.Module]:
     return partial(
         build,
         name,
@@ -118,7 +119,7 @@ def choose_engine(experiment: Experiment, bench: Bench) -> str:
 
 def make_engine(experiment: Experiment, method: Method, bench: Bench) -> Engine:
     """The engine, with its client."""
-    client = Client(method, bench, experiment.batch_norm)
+    client = Client(method, bench, experiment.batch_norm, Coding(experiment.uplink, experiment.error_feedback))
     if choose_engine(experiment, bench) == "processes":
         return ProcessEngine(client, experiment.workers, experiment.client_timeout)
     return LocalEngine(client, experiment.client_timeout)

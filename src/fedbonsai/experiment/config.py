@@ -12,6 +12,7 @@ from fedbonsai.core.fields import NOT_NEGATIVE, PART, POSITIVE, SHARE, Only, Ran
 
 AT_LEAST_ONE = Range(1, float("inf"), open_high=True)
 Count = Annotated[int, AT_LEAST_ONE]
+Values = Literal["fp32", "raw", "bf16", "fp16", "int8", "int4", "uniform", "sign", "ternary", "bits"]
 
 WHERE_ONLY = ("engine", "workers", "client_timeout", "window_mb")
 """Settings that say where and how a run is computed, not what comes out of it."""
@@ -51,6 +52,9 @@ class Experiment:
             evaluation personal), or measured in a stage of its own before each evaluation.
         seed: Seed of everything random.
         evaluate_every: Rounds between two evaluations on the test set.
+        uplink: How the values of updates are coded; all but ``fp32`` and ``raw`` lose some of them.
+        downlink: The same for tasks.
+        error_feedback: Clients add what the coding of an update dropped to their next one.
         engine: What carries the bytes; all engines give equal bits.
         workers: Processes of the processes engine; one a core by default.
         client_timeout: Seconds after which a client is dropped from a round.
@@ -85,6 +89,9 @@ class Experiment:
     batch_norm: Literal["average", "local", "static"] = "average"
     seed: Annotated[int, Range(0, 2**63, open_high=True)] = 0
     evaluate_every: Count = 1
+    uplink: Values = "fp32"
+    downlink: Values = "fp32"
+    error_feedback: bool = False
     engine: Literal["auto", "local", "processes"] = "auto"
     workers: Annotated[int, AT_LEAST_ONE, Only("engine", ("auto", "processes"))] | None = None
     client_timeout: Annotated[float, POSITIVE] | None = None
@@ -92,6 +99,8 @@ class Experiment:
 
     def __post_init__(self) -> None:
         check(self)
+        if self.error_feedback and self.uplink in ("fp32", "raw"):
+            raise ConfigError(f"error_feedback would not be used: uplink={self.uplink} drops nothing")
         if self.clients is not None and self.cohort is not None:
             if self.cohort > self.clients:
                 raise ConfigError(f"cohort must be at most clients={self.clients}, got {self.cohort}")

@@ -23,8 +23,8 @@ from fedbonsai.experiment.build import check_personal, choose_engine, make_engin
 from fedbonsai.experiment.config import Experiment
 from fedbonsai.experiment.directory import CHECKPOINT, MODEL, REPORT, RESULT, claimed, replacing, write_text
 from fedbonsai.federated.checkpoint import Checkpoint
+from fedbonsai.federated.exchange import Rules
 from fedbonsai.federated.method import Method
-from fedbonsai.federated.round import Rules
 from fedbonsai.federated.run import Observer, Run, Schedule
 from fedbonsai.learning.bench import Bench
 from fedbonsai.learning.task import PreparedTask, Task
@@ -127,7 +127,11 @@ def make_run(experiment: Experiment, method: Method, bench: Bench, out: Path | N
     if experiment.batch_norm != "average" and not bench.has_batch_norm:
         raise ConfigError(f"batch_norm={experiment.batch_norm} would not be used: the model has no batch norm")
     rules = Rules(
-        experiment.cohort, experiment.min_clients, int(experiment.window_mb * 1e6), float(len(bench.task.pool))
+        experiment.cohort,
+        experiment.min_clients,
+        int(experiment.window_mb * 1e6),
+        float(len(bench.task.pool)),
+        experiment.downlink,
     )
     directory = None if out is None else out / CHECKPOINT
     return Run(

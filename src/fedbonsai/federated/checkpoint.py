@@ -121,6 +121,8 @@ def _pack(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors[f"supports/{name}/mask"] = support.mask
         for dim, one in enumerate(support.index or ()):
             tensors[f"supports/{name}/{dim}"] = one
+    held = {one.digest.hex(): one.indicator() for supports in state.held.values() for one in supports}
+    tensors |= {f"held/{digest}": mask for digest, mask in held.items()}
     owners = {"memory": state.memory, "optimizer": state.optimizer}
     owners |= {f"clients/{client}": memory for client, memory in checkpoint.memories.items()}
     for owner, memory in owners.items():
@@ -131,7 +133,9 @@ def _pack(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "round": state.round,
         "turn": state.turn,
         "masks": masks,
+        "order": list(tensors),  # the file sorts by name, and messages cost what the order of their tensors makes them
         "supports": {name: list(one.shape) for name, one in state.supports.items()},
+        "held": {str(client): [one.digest.hex() for one in supports] for client, supports in state.held.items()},
         "numbers": {owner: dict(memory.numbers) for owner, memory in owners.items()},
         "rows": list(checkpoint.rows),
         "seconds": checkpoint.seconds,
@@ -141,8 +145,8 @@ def _pack(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _unpack(tensors: dict[str, Tensor], facts: dict[str, Any], setting: Setting) -> Checkpoint:
-    packed = {name: unpack_bits(tensors[name], shape) for name, shape in facts["masks"].items()}
-    everything = Memory(tensors | packed)
+    tensors |= {name: unpack_bits(tensors[name], shape) for name, shape in facts["masks"].items()}
+    everything = Memory({name: tensors[name] for name in facts["order"]})
 
     def memory(owner: str) -> Memory:
         return Memory(everything.section(owner).tensors, facts["numbers"][owner])
@@ -159,6 +163,7 @@ def _unpack(tensors: dict[str, Tensor], facts: dict[str, Any], setting: Setting)
     strange = [name for name, one in weights.items() if setting.layout.shapes.get(name) != tuple(one.shape)]
     if strange:
         raise SupportError(f"{strange[0]} has shape {tuple(weights[strange[0]].shape)} in it and another one here")
+    masks = {digest: Support.masked(mask) for digest, mask in everything.section("held").tensors.items()}
     state = State(
         setting,
         weights,
@@ -168,6 +173,7 @@ def _unpack(tensors: dict[str, Tensor], facts: dict[str, Any], setting: Setting)
         memory("memory"),
         memory("optimizer"),
         dict(everything.section("statistics").tensors),
+        {int(client): tuple(masks[digest] for digest in digests) for client, digests in facts["held"].items()},
     )
     clients = [owner for owner in facts["numbers"] if owner.startswith("clients/")]
     memories = {int(owner.removeprefix("clients/")): memory(owner) for owner in clients}
@@ -194,7 +200,7 @@ def _sync(directory: Path) -> None:
 def memory_to_bytes(memory: Memory) -> bytes:
     """One client's memory as bytes, for a process or a device that keeps it."""
     tensors = {name: one.contiguous().clone() for name, one in memory.tensors.items()}
-    return save_tensors(tensors, {"numbers": json.dumps(dict(memory.numbers))})
+    return save_tensors(tensors, {"numbers": json.dumps(dict(memory.numbers)), "order": json.dumps(list(tensors))})
 
 
 def memory_from_bytes(data: bytes) -> Memory:
@@ -205,7 +211,8 @@ def memory_from_bytes(data: bytes) -> Memory:
     """
     try:
         length = int.from_bytes(data[:8], "little")
-        numbers = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["numbers"])
-        return Memory(load_tensors(data), numbers)
+        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
+        tensors = load_tensors(data)
+        return Memory({name: tensors[name] for name in json.loads(metadata["order"])}, json.loads(metadata["numbers"]))
     except (SafetensorError, KeyError, ValueError) as error:
         raise CheckpointError(f"a client's memory must be whole, it is damaged: {error}") from error

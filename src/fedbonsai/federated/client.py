@@ -5,53 +5,83 @@ from collections.abc import MutableMapping
 from dataclasses import dataclass, field, replace
 
 from fedbonsai import wire
-from fedbonsai.core.errors import ConfigError
+from fedbonsai.core.errors import ConfigError, UnknownSupport
 from fedbonsai.core.message import Message
 from fedbonsai.core.state import Memory
+from fedbonsai.core.support import Support
 from fedbonsai.federated.aggregate import contribution
 from fedbonsai.federated.method import Method, PersonalMethod
+from fedbonsai.federated.traffic import by_digest, masks, message_limits
 from fedbonsai.learning.bench import Bench
 from fedbonsai.learning.learner import Learner
 from fedbonsai.learning.work import NormPolicy
 
 logger = logging.getLogger(__name__)
 
-EVALUATE, STATISTICS, FAILED = "evaluate", "statistics", "failed"
-"""Stages that every client answers, whatever the method; and the stage of an answer that says why there is none."""
+EVALUATE, STATISTICS = "evaluate", "statistics"
+"""Stages that every client answers, whatever the method."""
+
+FAILED, RESEND = "failed", "resend"
+"""Stages of an answer that is none: what went wrong, or that the task referred to what this client does not hold."""
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How a client codes what it sends.
+
+    Attributes:
+        values: A coding of `wire.SETTINGS`.
+        feedback: Whether what a lossy coding drops is kept and added to the next update.
+    """
+
+    values: str = "fp32"
+    feedback: bool = False
 
 
 @dataclass
 class Client:
     """Serves tasks. One object serves any number of simulated clients in turn, or the one of a real device.
 
+    A client's memory has sections: ``method``; ``buffers``, batch-norm statistics that stay here; ``held``, the masks
+    of the last exchange, which later messages may refer to; ``residual``, what lossy coding has dropped so far.
+
     Attributes:
         method: The method, the same as the server's.
         bench: Model and data.
         norm_policy: What happens to batch-norm statistics: ``average`` shares them, ``local`` keeps them here,
             ``static`` does neither (the server asks for them in a stage of its own).
+        coding: How updates are coded.
         memories: What each client keeps between rounds.
     """
 
     method: Method
     bench: Bench
     norm_policy: NormPolicy = "average"
+    coding: Coding = Coding()
     memories: MutableMapping[int, Memory] = field(default_factory=dict)
 
     def serve(self, data: bytes) -> bytes:
         """Do what a task asks for and return the encoded answer."""
-        task = Message()
+        task, held = Message(), dict[bytes, Support]()
         self._spent()  # what a server has computed on the same bench is not this client's work
         try:
-            task = wire.decode(data, limits=self._limits)
-            answer = self._work(task)
+            frame = wire.read_frame(data, self._limits)
+            task = wire.header(frame)
+            memory = self.memories.get(task.client, Memory())
+            held = by_digest(Support.masked(mask) for mask in memory.section("held").tensors.values())
+            task = wire.read_message(frame, held, {})
+            answer = self._work(task, memory)
+            held |= by_digest(masks(task))
+        except UnknownSupport as error:
+            answer = Message(stage=RESEND, note=str(error)[:500])
         except Exception as error:  # whatever one client raises must not end the round of the others
             logger.debug("client %d failed", task.client, exc_info=True)
             answer = Message(stage=FAILED, note=f"{type(error).__name__}: {error}"[:500])
-        answer = replace(answer, round=task.round, client=task.client)
-        return wire.encode(answer.with_numbers(flops=self._spent()))
+        answer = replace(answer, round=task.round, client=task.client).with_numbers(flops=self._spent())
+        return wire.encode(answer, values=self.coding.values, held=held)
 
-    def _work(self, task: Message) -> Message:
-        memory = self.memories.get(task.client, Memory())
+    def _work(self, task: Message, memory: Memory) -> Message:
+        """Do the work of one stage; of every stage but an evaluation the client keeps something."""
         learner = Learner(
             self.bench,
             task.client,
@@ -63,11 +93,28 @@ class Client:
         if task.stage == EVALUATE:
             return self._evaluate(task, memory.section("method"), learner)
         if task.stage == STATISTICS:
-            found = learner.statistics(task.dense())
-            return replace(contribution(found, None, learner.num_examples), stage=STATISTICS)
-        update, kept = self.method.work(task, memory.section("method"), learner)
-        self.memories[task.client] = kept.under("method").merge(Memory(learner.buffers).under("buffers"))
+            found, kept = learner.statistics(task.dense()), memory.section("method")
+            update = contribution(found, None, learner.num_examples)
+        else:
+            update, kept = self.method.work(task, memory.section("method"), learner)
+        update, residual = self._compensated(update, task, memory)
+        held = {
+            str(place): one.indicator() for place, one in enumerate(by_digest(masks(task) + masks(update)).values())
+        }
+        self.memories[task.client] = kept.under("method").merge(
+            Memory(learner.buffers).under("buffers"), Memory(held).under("held"), residual.under("residual")
+        )
         return replace(update, stage=task.stage)
+
+    def _compensated(self, update: Message, task: Message, memory: Memory) -> tuple[Message, Memory]:
+        """Add to an update what the coding of earlier ones has dropped."""
+        residual = memory.section("residual")
+        if not self.coding.feedback or task.stage == STATISTICS or "weights" not in update.groups:
+            return update, residual
+        origin = wire.feedback.Origin(task.round, task.client)
+        weights = update.groups["weights"]
+        sent, left = wire.feedback.compensate(weights, residual.tensors, self.coding.values, origin)
+        return replace(update, groups={**update.groups, "weights": sent}), Memory(left)
 
     def _evaluate(self, task: Message, memory: Memory, learner: Learner) -> Message:
         """Judge the client's own model on data that nothing else has seen."""
@@ -87,4 +134,4 @@ class Client:
 
     @property
     def _limits(self) -> wire.Limits:
-        return wire.Limits(max_parameters=64 * max(1, sum(slot.numel for slot in self.bench.layout.slots)))
+        return message_limits(sum(slot.numel for slot in self.bench.layout.slots))

@@ -1,7 +1,7 @@
 """What carries bytes to clients and back, seen from a round; the engines themselves are one layer up."""
 
 from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -54,11 +54,26 @@ class Engine(Protocol):
         """Let go of everything; tasks under way are given up."""
 
 
-def collect(engine: Engine, tasks: Iterable[tuple[int, bytes]], window_bytes: int) -> Iterator[Answer]:
+def never(_: Answer) -> None:
+    """Ask no client a second time."""
+
+
+def collect(
+    engine: Engine,
+    tasks: Iterable[tuple[int, bytes]],
+    window_bytes: int,
+    again: Callable[[Answer], bytes | None] = never,
+) -> Iterator[Answer]:
     """Carry all tasks and yield the answers in the order of the tasks, whatever order they arrive in.
 
     Sums of floats depend on order, so an early answer waits, encoded, until its turn. Once more than ``window_bytes``
     are waiting, no further client is started until the one that all wait for has answered: memory stays bounded.
+
+    Args:
+        engine: Carries the bytes.
+        tasks: Client and task, asked for when there is room.
+        window_bytes: How much may wait.
+        again: Looks at each answer as it comes; a task that it returns goes to the same client in place of the answer.
     """
     queue, order = iter(tasks), deque[int]()
     waiting: dict[int, Answer] = {}
@@ -76,6 +91,10 @@ def collect(engine: Engine, tasks: Iterable[tuple[int, bytes]], window_bytes: in
         if not flying:
             return
         answer = engine.next()
+        task = again(answer)
+        if task is not None:
+            engine.submit(answer.client, task)
+            continue
         flying -= 1
         waiting[answer.client] = answer
         held += len(answer.data or b"")

@@ -9,6 +9,7 @@ from fedbonsai import wire
 from fedbonsai.core.errors import RoundError
 from fedbonsai.core.state import State
 from fedbonsai.federated.aggregate import Total
+from fedbonsai.federated.engine import Answer
 
 logger = logging.getLogger(__name__)
 
@@ -39,11 +40,9 @@ class Ledger:
     bytes_up: int = 0
     flops: int = 0
     kinds: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("values", "supports", "overhead"), 0))
-    last: bytes = b""
 
-    def down(self, client: int, data: bytes) -> bytes:
+    def down(self, data: bytes) -> bytes:
         """Charge a task and return it."""
-        self.asked.append(client)
         self.bytes_down += len(data)
         self._split(data)
         return data
@@ -52,16 +51,16 @@ class Ledger:
         """Charge an answer; also one that will be refused."""
         self.bytes_up += len(data)
 
-    def accept(self, client: int, data: bytes) -> None:
+    def accept(self, answer: Answer) -> None:
         """Note that an answer counts."""
-        self.accepted.append(client)
-        self._split(data)
+        self.accepted.append(answer.client)
+        self._split(answer.data or b"")
 
-    def drop(self, client: int, reason: str, data: bytes = b"") -> None:
+    def drop(self, answer: Answer, reason: str) -> None:
         """Note that a client does not count in this round, and say so in the log."""
-        self.dropped[client] = reason
-        self.kinds["overhead"] += len(data)
-        logger.warning("round %d: client %d dropped: %s", self.state.round + 1, client, reason)
+        self.dropped[answer.client] = reason
+        self.kinds["overhead"] += len(answer.data or b"")
+        logger.warning("round %d: client %d dropped: %s", self.state.round + 1, answer.client, reason)
 
     def require(self, min_clients: int) -> None:
         """Refuse to go on with too few clients.

@@ -14,9 +14,10 @@ from fedbonsai.federated.aggregate import Total, average
 from fedbonsai.federated.checkpoint import Checkpoint
 from fedbonsai.federated.client import EVALUATE, STATISTICS
 from fedbonsai.federated.engine import Engine
+from fedbonsai.federated.exchange import Rules
 from fedbonsai.federated.ledger import Row
 from fedbonsai.federated.method import Method, Plan, ServerSide
-from fedbonsai.federated.round import Rules, run_round
+from fedbonsai.federated.round import run_round
 from fedbonsai.learning.bench import Bench, Evaluation
 from fedbonsai.learning.work import NormPolicy
 

@@ -6,8 +6,9 @@ format is in docs/wire-format.md.
 
 from fedbonsai.wire import feedback
 from fedbonsai.wire.accounts import Account, account, dense_length
-from fedbonsai.wire.decoder import decode
+from fedbonsai.wire.decoder import decode, header, read_message
 from fedbonsai.wire.encoder import encode
+from fedbonsai.wire.frame import read_frame
 from fedbonsai.wire.inspect import describe
 from fedbonsai.wire.limits import Limits
 from fedbonsai.wire.plain import dumps, loads
@@ -25,6 +26,9 @@ __all__ = [
     "dumps",
     "encode",
     "feedback",
+    "header",
     "loads",
+    "read_frame",
+    "read_message",
     "seeded_support",
 ]

@@ -58,6 +58,12 @@ def decode(
     return read_message(read_frame(data, limits), held or {}, base or {})
 
 
+def header(frame: Frame) -> Message:
+    """All of a message but its groups: who it is for can be told before what it refers to is looked up."""
+    facts = frame.table.facts
+    return Message({}, facts.numbers, facts.weight, facts.round, facts.client, facts.stage, facts.note)
+
+
 def read_message(frame: Frame, held: Held, base: Base, watch: WatchGroup = lambda _: watch_nothing) -> Message:
     """Read a message that has been taken apart; ``watch`` gives each group's watcher of pieces."""
     facts, reading = frame.table.facts, Reading()

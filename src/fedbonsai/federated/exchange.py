@@ -1,0 +1,151 @@
+"""The bytes of one round: tasks out, answers in, and what both sides hold of each other afterwards."""
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
+
+import torch
+
+from fedbonsai import wire
+from fedbonsai.core.errors import ClientError, WireError
+from fedbonsai.core.message import Message
+from fedbonsai.core.seeds import generator
+from fedbonsai.core.state import State
+from fedbonsai.core.support import Support
+from fedbonsai.federated.client import FAILED, RESEND
+from fedbonsai.federated.engine import Answer
+from fedbonsai.federated.ledger import Ledger
+from fedbonsai.federated.method import Plan, ServerSide
+from fedbonsai.federated.traffic import by_digest, masks, message_limits
+
+SHORT = 4096
+"""An answer that asks for the whole carries no tensors; only answers shorter than this many bytes are asked."""
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How rounds are held.
+
+    Attributes:
+        cohort: Clients that a ``sampled`` plan draws.
+        min_clients: Fewer accepted updates than this end the run.
+        window_bytes: Early answers that may wait, in encoded bytes.
+        max_examples: The largest number of examples that a client may claim.
+        downlink: How the values of tasks are coded.
+    """
+
+    cohort: int
+    min_clients: int = 1
+    window_bytes: int = 1 << 28
+    max_examples: float = 1e9
+    downlink: str = "fp32"
+
+
+@dataclass
+class Exchange:
+    """The server's side of the traffic of one round.
+
+    Attributes:
+        method: Makes the tasks.
+        state: What the round began with.
+        plan: What the round is.
+        rules: How it is held.
+        ledger: Where every byte is charged.
+        sent: The supports of the task that each client got: its answer may refer to them.
+        came: The supports of each accepted answer.
+    """
+
+    method: ServerSide
+    state: State
+    plan: Plan
+    rules: Rules
+    ledger: Ledger
+    sent: dict[int, tuple[Support, ...]] = field(default_factory=dict)
+    came: dict[int, tuple[Support, ...]] = field(default_factory=dict)
+
+    def tasks(self) -> Iterator[tuple[int, bytes]]:
+        """Encode one task after the other, when the engine has room for it."""
+        for client in draw_cohort(self.plan, self.state, self.rules):
+            self.ledger.asked.append(client)
+            yield client, self._task(client, self.state.held.get(client, ()))
+
+    def again(self, answer: Answer) -> bytes | None:
+        """The task once more, with every support whole, when a client says that it does not hold what it refers to."""
+        if answer.data is None or len(answer.data) > SHORT:
+            return None
+        try:
+            asks = wire.decode(answer.data, limits=self._limits).stage == RESEND
+        except WireError:
+            return None
+        if not asks or not self.state.held.get(answer.client):
+            return None
+        self.ledger.up(answer.data)
+        self.ledger.kinds["overhead"] += len(answer.data)
+        return self._task(answer.client, ())
+
+    def update(self, answer: Answer) -> Message:
+        """Decode an answer and check all that can be checked of it.
+
+        Raises:
+            WireError: It is no message, or one for another model.
+            ClientError: It is one that cannot be used.
+        """
+        if answer.data is None:
+            raise ClientError(answer.error)
+        self.ledger.up(answer.data)
+        held = (*self.state.held.get(answer.client, ()), *self.sent[answer.client])
+        update = wire.decode(answer.data, limits=self._limits, held=by_digest(held))
+        self.ledger.flops += int(min(max(update.numbers.get("flops", 0.0), 0.0), 1e18))
+        if update.stage == FAILED:
+            raise ClientError(update.note)
+        expected = (self.plan.stage, self.state.turn, answer.client)
+        if (update.stage, update.round, update.client) != expected:
+            raise ClientError(f"an answer must be for {expected}, got {(update.stage, update.round, update.client)}")
+        if not 0 < update.weight <= self.rules.max_examples:
+            raise ClientError(
+                f"an update must count for 1 to {self.rules.max_examples:g} examples, got {update.weight}"
+            )
+        _check_contents(update, self.state)
+        self.came[answer.client] = masks(update)
+        return update
+
+    def held(self) -> dict[int, tuple[Support, ...]]:
+        """What every client holds after the round: the supports of its last task and answer that counted."""
+        known = dict(self.state.held)
+        for client in self.ledger.accepted:
+            known[client] = tuple(by_digest((*self.sent[client], *self.came[client])).values())
+        return {client: supports for client, supports in known.items() if supports}
+
+    def _task(self, client: int, held: Iterable[Support]) -> bytes:
+        progress = self.state.round / self.state.setting.rounds
+        task = self.method.distribute(self.state, client).with_numbers(progress=progress)
+        task = replace(task, client=client, round=self.state.turn, stage=self.plan.stage)
+        self.sent[client] = masks(task)
+        return self.ledger.down(wire.encode(task, values=self.rules.downlink, held=by_digest(held)))
+
+    @property
+    def _limits(self) -> wire.Limits:
+        return message_limits(sum(slot.numel for slot in self.state.setting.layout.slots))
+
+
+def draw_cohort(plan: Plan, state: State, rules: Rules) -> list[int]:
+    """Draw the clients of a turn without replacement, in increasing order; the seed and the turn decide."""
+    population = state.setting.clients
+    wanted = {"sampled": rules.cohort, "all": population}.get(str(plan.cohort), plan.cohort)
+    shuffled = torch.randperm(population, generator=generator(state.setting.seed, "cohort", state.turn))
+    return sorted(shuffled[: min(int(wanted), population)].tolist())
+
+
+def _check_contents(update: Message, state: State) -> None:
+    """Refuse numbers that are not finite, and weights of another model than the server's."""
+    for name, number in update.numbers.items():
+        if not math.isfinite(number):
+            raise ClientError(f"{name}: numbers must be finite, got {number}")
+    for name, part in update.groups.get("weights", {}).items():
+        known = state.weights[name].shape if name in state.weights else state.setting.layout.shapes.get(name)
+        if part.support.shape != known:
+            raise ClientError(f"weights/{name}: the model here has shape {known}, got {part.support.shape}")
+    for group, parts in update.groups.items():
+        for name, part in parts.items():
+            if not bool(part.values.isfinite().all()):
+                raise ClientError(f"{group}/{name}: values must be finite, got NaN or infinity")
