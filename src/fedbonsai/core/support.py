@@ -167,7 +167,7 @@ class Support:
         self._fits(values.shape, (self.count,))
         if self.kind == "dense":
             return values.reshape(self.shape).clone()
-        if fill == 0:
+        if fill == 0 and self.numel:
             # NumPy asks the system for zeroed memory; torch would write every zero itself.
             zeros = np.zeros(self.numel * values.dtype.itemsize, dtype=np.uint8)
             flat = torch.from_numpy(zeros).view(values.dtype)
