@@ -74,7 +74,7 @@ def _dense_rivals(model: Model) -> list[Rival]:
 def _sparse_rivals(model: Model) -> list[Rival]:
     return [
         Rival("SciPy CSR npz", lambda: _csr_save(model), _csr_load),
-        Rival("torch COO", lambda: _coo_save(model), _coo_load),
+        Rival("torch sparse_coo", lambda: _coo_save(model), _coo_load),
     ]
 
 

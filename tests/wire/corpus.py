@@ -92,9 +92,7 @@ def tables() -> dict[str, Case]:
     wide = Section("weights", (entry(shape=(2**63,)),), ())
     return {
         "tensor-twice": Case(twice, "DuplicateError", "table, group 'weights'"),
-        "group-twice": Case(
-            Forgery().write(copies=("weights", "weights")), "DuplicateError", "table, groups"
-        ),
+        "group-twice": Case(Forgery().write(copies=("weights", "weights")), "DuplicateError", "table, groups"),
         "number-twice": Case(with_table(numbers), "DuplicateError", "table, numbers"),
         "weight-nan": Case(with_table(nan), "NumberError", "weight"),
         "text-not-utf8": Case(with_table(not_text), "FieldError", "table"),
@@ -106,16 +104,10 @@ def tables() -> dict[str, Case]:
             "group 'weights', tensor 'w'",
         ),
         "size-overflows": Case(with_table(FACTS + varint(1) + wide.write()), "LimitError", "table"),
-        "many-tensors": Case(
-            with_table(FACTS + varint(1) + text("weights") + varint(2**40)), "LimitError", "table"
-        ),
+        "many-tensors": Case(with_table(FACTS + varint(1) + text("weights") + varint(2**40)), "LimitError", "table"),
         "many-groups": Case(with_table(FACTS + varint(2**40)), "LimitError", "table"),
-        "many-dimensions": Case(
-            Forgery((entry(shape=(1,) * 9),)).write(), "LimitError", "group 'weights', tensor 'w'"
-        ),
-        "type-unknown": Case(
-            Forgery((entry(kind=10),)).write(), "FieldError", "group 'weights', tensor 'w'"
-        ),
+        "many-dimensions": Case(Forgery((entry(shape=(1,) * 9),)).write(), "LimitError", "group 'weights', tensor 'w'"),
+        "type-unknown": Case(Forgery((entry(kind=10),)).write(), "FieldError", "group 'weights', tensor 'w'"),
     }
 
 
@@ -155,23 +147,17 @@ def supports() -> dict[str, Case]:
             rest=(*[BYTES[:1]] * 31, np.full(8, 255, np.uint8)),
         ),
         "escapes-missing": case(bytes([6, 1, 0, 0]), symbols=(np.full(1, 255, np.uint8),)),
-        "escapes-small": case(
-            bytes([6, 1, 0, 1]), symbols=(np.full(1, 255, np.uint8),), rest=(BYTES[:4],)
-        ),
+        "escapes-small": case(bytes([6, 1, 0, 1]), symbols=(np.full(1, 255, np.uint8),), rest=(BYTES[:4],)),
         "blocks-size": case(bytes([8, 2, 5]), "FieldError"),
         "blocks-patterns": case(bytes([8, 8, 16]), "FieldError"),
         "blocks-rank": case(bytes([8, 2, 4]), rest=(np.full(44, 255, np.uint8),), shape=(4,)),
         "product-of-vector": case(bytes([9, 0, 0]), "FieldError", place=head),
         "product-in-grid": case(bytes([10, 9, 0, 0]), "FieldError", place=head),
         "seeded-more-than-all": case(bytes([13, 65, 1]) + check([])),
-        "seeded-other": case(
-            bytes([13, 3, 1]) + check([]), "ChecksumError", place="group 'weights'"
-        ),
+        "seeded-other": case(bytes([13, 3, 1]) + check([]), "ChecksumError", place="group 'weights'"),
         "seeded-bomb": case(bytes([13, 3, 1]) + check([]), "LimitError", shape=(2**26,)),
         "held-unknown": case(bytes([11, 8, 77]) + bytes(8), "UnknownReferenceError", place=head),
-        "changed-unknown": case(
-            bytes([12, 0, 1, 8, 77]) + bytes(16), "UnknownReferenceError", place=head
-        ),
+        "changed-unknown": case(bytes([12, 0, 1, 8, 77]) + bytes(16), "UnknownReferenceError", place=head),
         "reference-width": case(bytes([11, 129]) + bytes(30), "FieldError", place=head),
         "reference-padding": case(bytes([11, 4, 0x71]) + bytes(8), "FieldError", place=head),
         "mask-bomb": case(bytes([10, 0]) + 2 * all_run, "LimitError", shape=(0, 2**26, 2**26)),
@@ -211,9 +197,7 @@ def values() -> dict[str, Case]:
         "step-zero": case(6, (sixty_four,), (floats(0),)),
         "step-nan": case(6, (sixty_four,), (floats(nan),)),
         "sign-nan": case(7, (), (floats(nan), BYTES[:8])),
-        "ternary-digit": case(
-            8, (np.full(13, 243, np.uint8),), (floats(1),), error="SupportCodingError"
-        ),
+        "ternary-digit": case(8, (np.full(13, 243, np.uint8),), (floats(1),), error="SupportCodingError"),
         "levels-crossed": case(9, (BYTES[:8],), (floats(2, 1),)),
         "delta-without-base": case(10, (sixty_four,) * 4, (BYTES[:4],), error="UnknownBaseError"),
         "bomb": Case(bomb, "StreamError", "group 'weights', tensor 'w', values"),
@@ -233,9 +217,7 @@ def seeds() -> dict[str, bytes]:
     }
     held = {name: Support.masked(mask) for name, mask in masks.items()}
     held["g"] = Support.grid((8, 8), [torch.tensor([1, 4]), torch.arange(2, 7)])
-    tensors = {name: torch.randn(one.shape) for name, one in held.items()} | {
-        "h": torch.randn(70, 2)
-    }
+    tensors = {name: torch.randn(one.shape) for name, one in held.items()} | {"h": torch.randn(70, 2)}
     message = Message({"weights": group(tensors, held), "two": group(tensors, held)}, {"loss": 1.0})
     known = {one.digest: one for one in held.values()}
     codings = ("fp32", "raw", "bf16", "int8", "int4", "uniform", "sign", "ternary", "bits")

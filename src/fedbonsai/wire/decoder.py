@@ -1,5 +1,6 @@
 """A message from bytes, every one of which may be hostile."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from fedbonsai.wire.fields import Cursor
 from fedbonsai.wire.frame import Frame, read_frame
 from fedbonsai.wire.gaps import MAX_SIZE
 from fedbonsai.wire.limits import Budget, Limits
-from fedbonsai.wire.records import Code, Record, derived, read_records, references
+from fedbonsai.wire.records import DERIVED, REFERRING, Code, Record, read_records
 from fedbonsai.wire.references import CHECK, Held, check, read_references
 from fedbonsai.wire.streams import Source, StreamReader, Watch, expand, watch_nothing
 from fedbonsai.wire.support_reader import Reading, read_support
@@ -94,7 +95,8 @@ class _Reader:
         cursor = self._records()
         records = read_records(cursor, [entry.shape for entry in self.section.entries])
         reading.bases = deque(read_references(cursor, self._referring(records), held))
-        expected = bytes(cursor.take(CHECK)) if derived(records) else check([])
+        derived = any(record.code in DERIVED for record in records)
+        expected = bytes(cursor.take(CHECK)) if derived else check([])
         cursor.finish()
         reading.derived.clear()
         source, supports = self._source(SUPPORT_SYMBOLS), []
@@ -134,7 +136,7 @@ class _Reader:
     def _referring(self, records: list[Record]) -> list[tuple[int, ...]]:
         """The shapes of the tensors that refer to a held support."""
         pairs = zip(self.section.entries, records, strict=True)
-        return [entry.shape for entry, record in pairs if references([record])]
+        return [entry.shape for entry, record in pairs if record.code in REFERRING]
 
     def _source(self, symbols: int) -> Source:
         """A stream of symbols and the rest, which follows it."""
@@ -147,5 +149,5 @@ class _Reader:
 
 
 def _require_maskable(entry: Entry, record: Record, place: str) -> None:
-    small = all(size < MAX_SIZE for size in entry.shape)
+    small = math.prod(entry.shape) < MAX_SIZE
     require(small or record.code is Code.WHOLE, LimitError, place, "a mask needs fewer than 2^32 values")

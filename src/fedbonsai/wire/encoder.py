@@ -8,7 +8,7 @@ from fedbonsai.wire.bits import key_of
 from fedbonsai.wire.errors import FieldError, require
 from fedbonsai.wire.fields import MAX_TEXT
 from fedbonsai.wire.frame import write_frame
-from fedbonsai.wire.records import derived, write_records
+from fedbonsai.wire.records import write_records
 from fedbonsai.wire.references import Held, check, write_references
 from fedbonsai.wire.shelf import Shelf
 from fedbonsai.wire.streams import Sink, Stream, write_rest, write_stored, write_symbols, write_text
@@ -96,7 +96,7 @@ class _Writer:
             entries.append(self._entry(name, part, values))
         head = write_records(records, [entry.shape for entry in entries])
         head += write_references(shelf.used, shelf.held)
-        if derived(records):
+        if shelf.derived:
             head += check([support.digest for support in shelf.derived])
         write_values_rest = write_stored if self.wanted is Coding.RAW else write_rest
         streams = (

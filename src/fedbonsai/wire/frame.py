@@ -2,7 +2,7 @@
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from fedbonsai.wire.errors import (
@@ -60,8 +60,9 @@ def write_frame(table: Table, bodies: Sequence[Sequence[Stream]]) -> bytes:
     coded = squeeze(raw, TEXT)
     parts: list[bytes | memoryview] = [coded]
     for streams in bodies:
-        checks = [_checksum(streams[part]) for part in (SUPPORT_STREAMS, VALUE_STREAMS)]
-        parts.append(struct.pack("<2I", *checks))
+        for part in (SUPPORT_STREAMS, VALUE_STREAMS):
+            blocks = [block for stream in streams[part] for block in stream.blocks]
+            parts.append(struct.pack("<I", _checksum(blocks)))
         parts.extend(block for stream in streams for block in stream.blocks)
     length = HEADER_LENGTH + sum(len(part) for part in parts)
     header = HEADER.pack(MAGIC, MAJOR, MINOR, 0, length, len(raw), len(coded), zlib.crc32(coded))
@@ -116,36 +117,27 @@ def _bodies(view: memoryview, start: int, sections: Sequence[Section]) -> tuple[
         place = f"group {section.name!r}"
         end = start + CHECKS_LENGTH + section.length
         require(end <= len(view), TruncatedError, place, f"ends at {end}, the bytes at {len(view)}")
-        expected = struct.unpack("<2I", view[start : start + CHECKS_LENGTH])
+        checks = view[start : start + CHECKS_LENGTH]
         start += CHECKS_LENGTH
         streams = []
         for directory in section.streams:
             streams.append(view[start : start + directory.length])
             start += directory.length
-        supports = sum(directory.length for directory in section.streams[SUPPORT_STREAMS])
-        middle = start - section.length + supports
-        found = zlib.crc32(view[start - section.length : middle]), zlib.crc32(view[middle:start])
-        require(
-            found[0] == expected[0],
-            ChecksumError,
-            f"{place}, supports",
-            "do not match their checksum",
-        )
-        require(
-            found[1] == expected[1],
-            ChecksumError,
-            f"{place}, values",
-            "do not match their checksum",
-        )
+        _check(streams[SUPPORT_STREAMS], checks[:4], f"{place}, supports")
+        _check(streams[VALUE_STREAMS], checks[4:], f"{place}, values")
         bodies.append(tuple(streams))
     require(start == len(view), TrailingError, "message", f"must end at {start}, got {len(view)}")
     return tuple(bodies)
 
 
-def _checksum(streams: Sequence[Stream]) -> int:
-    """CRC-32 over streams as they stand in the message."""
+def _check(streams: Sequence[memoryview], expected: memoryview, place: str) -> None:
+    found = _checksum(streams).to_bytes(4, "little")
+    require(found == expected, ChecksumError, place, "do not match their checksum")
+
+
+def _checksum(blocks: Iterable[bytes | memoryview]) -> int:
+    """CRC-32 over blocks as if they were one."""
     value = 0
-    for stream in streams:
-        for block in stream.blocks:
-            value = zlib.crc32(block, value)
+    for block in blocks:
+        value = zlib.crc32(block, value)
     return value

@@ -43,8 +43,9 @@ def read_gaps(fields: tuple[int, ...], size: int, source: Source) -> NDArray[np.
     )
     source.budget.spend(24 * count, place)
     symbols = source.symbols.take(count)
-    gaps = symbols.astype(np.int64)
-    gaps <<= shift
+    # 16 bits hold every gap without escapes at such shifts, and less memory is less time.
+    gaps: Array = symbols.astype(np.int64 if escapes or shift > 7 else np.uint16)
+    gaps <<= gaps.dtype.type(shift)
     unpack_planes(source.rest, gaps, shift)
     escaped = np.flatnonzero(symbols == _ESCAPE)
     large = source.rest.take(4 * escapes).view("<u4")
@@ -56,8 +57,9 @@ def read_gaps(fields: tuple[int, ...], size: int, source: Source) -> NDArray[np.
         place,
         f"{escaped.size} gaps of {_ESCAPE} and more must follow and be below {size}, got {escapes}",
     )
-    gaps[escaped] += (large.astype(np.int64) - _ESCAPE) << shift
-    gaps[1:] += 1
-    positions = np.cumsum(gaps, out=gaps)
+    if escapes:
+        gaps[escaped] += (large.astype(np.int64) - _ESCAPE) << shift
+    gaps[1:] += gaps.dtype.type(1)
+    positions = np.cumsum(gaps, dtype=np.int64)
     require(positions[-1] < size, SupportCodingError, place, f"positions must be below {size}")
     return positions

@@ -53,6 +53,12 @@ FLAT = frozenset(
 LISTS = FLAT - {Code.WHOLE, Code.NONE}
 """Codes of lists that a later record may refer to."""
 
+REFERRING = frozenset({Code.HELD, Code.CHANGED})
+"""Codes that refer to a support that both sides hold."""
+
+DERIVED = frozenset({Code.CHANGED, Code.SEEDED})
+"""Codes whose support is computed, so that its digest is sent along."""
+
 _AXIS = FLAT | {Code.AGAIN}
 _ALL = frozenset(Code)
 _MATRIX = 2
@@ -79,12 +85,6 @@ class Record:
         """The record as bytes."""
         numbers = b"".join(varint(one) for one in self.fields)
         return bytes([self.code]) + numbers + b"".join(part.write() for part in self.parts)
-
-    def walk(self) -> Iterator["Record"]:
-        """This record and all inside it, in the order of the bytes."""
-        yield self
-        for part in self.parts:
-            yield from part.walk()
 
 
 def write_records(records: Sequence[Record], shapes: Sequence[Shape]) -> bytes:
@@ -122,13 +122,3 @@ def _parts(cursor: Cursor, code: Code, dimensions: int) -> Iterator[Record]:
         require(dimensions > 1, FieldError, cursor.place, "a product needs two dimensions or more")
         yield _read(cursor, 1, _AXIS)
         yield _read(cursor, dimensions - 1, _AXIS if dimensions == 2 else FLAT | {Code.PRODUCT})
-
-
-def references(records: Sequence[Record]) -> list[Record]:
-    """The records that refer to a support that both sides hold, in order."""
-    return [one for one in records if one.code in (Code.HELD, Code.CHANGED)]
-
-
-def derived(records: Sequence[Record]) -> list[Record]:
-    """The records whose support is computed, so that its digest is sent along."""
-    return [one for one in records if one.code in (Code.CHANGED, Code.SEEDED)]

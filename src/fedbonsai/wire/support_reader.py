@@ -10,7 +10,7 @@ import torch
 
 from fedbonsai.core.support import Support
 from fedbonsai.wire.errors import FieldError, SupportCodingError, require
-from fedbonsai.wire.records import FLAT, LISTS, Code, Record
+from fedbonsai.wire.records import DERIVED, FLAT, LISTS, Code, Record
 from fedbonsai.wire.sets import read_set
 from fedbonsai.wire.shelf import seeded_support
 from fedbonsai.wire.streams import Source
@@ -45,7 +45,7 @@ def read_support(record: Record, shape: tuple[int, ...], reading: Reading, sourc
     """
     support = _read(record, shape, reading, source)
     reading.tensors.append(support)
-    if record.code in (Code.CHANGED, Code.SEEDED):
+    if record.code in DERIVED:
         reading.derived.append(support)
     return support
 
