@@ -55,7 +55,7 @@ class Selection:
         if self.unit == "neuron" and not layers_of(self.layout):
             raise ConfigError("this model has no layer of neurons to prune besides its output; use unit=connection")
         least = self._fixed() + sum(self._floor_weights().values())
-        if 0 < density < 1 and round(density * self.total) < least:
+        if round(density * self.total) < least:
             raise ConfigError(
                 f"density must be at least {least / self.total:.4g} to keep the floor of every layer"
                 f"{' and the output layer' if self.unit == 'neuron' else ''}, got {density}; lower the floor"
