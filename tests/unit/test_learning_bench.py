@@ -173,13 +173,15 @@ def test_estimated_statistics_are_the_mean_over_batches():
     learner = make_learner(lambda: nn.Sequential(nn.BatchNorm1d(5, momentum=0.25), nn.Linear(5, 3)), sizes=(size,))
     bench = learner.bench
     off = {name: torch.full_like(one, 7.0) for name, one in bench.initial.items()}
-    found = learner.statistics(off)
-    own = bench.task.pool.inputs[bench.task.splits[0].train]
+    found, positions = learner.statistics(off), bench.task.splits[0].train
+    own = bench.task.pool.inputs[positions]
     chunks = own[:EVALUATION_BATCH], own[EVALUATION_BATCH:-1]
     assert found.keys() == {"0.running_mean", "0.running_var"}
     assert torch.allclose(found["0.running_mean"], sum(one.mean(0) for one in chunks) / 2, atol=1e-6)
     assert torch.allclose(found["0.running_var"], sum(one.var(0) for one in chunks) / 2, atol=1e-6)
     assert bench.module[0].momentum == 0.25
+    bench.estimate_statistics(positions[:9])
+    assert same(bench.estimate_statistics(positions), found)  # nothing is left of earlier estimates
 
 
 def test_estimated_statistics_are_the_same_again_under_dropout():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 from torch import tensor
-from unit.learning_benches import SUPPORTS, dropout_net, make_bench, make_learner, norm_net, record, same
+from unit.learning_benches import SUPPORTS, dropout_net, make_bench, make_learner, net, norm_net, record, same
 
 from fedbonsai.core.errors import ClientError, ConfigError
 from fedbonsai.core.support import Support
@@ -55,8 +55,11 @@ def test_no_draw_touches_the_global_generator(model):
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_training_is_the_same_again_and_differs_by_client_and_turn():
-    bench = make_bench(dropout_net, sizes=(20, 20))
+@pytest.mark.parametrize(
+    ("model", "settings"), [(net, {"optimizer": "adam"}), (net, {"momentum": 0.9}), (dropout_net, {"batch_size": 20})]
+)
+def test_training_is_the_same_again_and_differs_by_client_and_turn(model, settings):
+    bench = make_bench(model, sizes=(20, 20), **settings)
 
     def trained(client=0, turn=0):
         return Learner(bench, client, turn).fit(bench.initial, epochs=2).weights
@@ -136,7 +139,7 @@ def test_a_penalty_pulls_and_sees_where_training_began():
 
     def towards_the_start(live):
         assert all(torch.equal(live.anchor[name], start[name]) for name in start)
-        return 3 * sum((live.weights[name] - live.anchor[name]).square().sum() for name in live.weights)
+        return 100 + 3 * sum((live.weights[name] - live.anchor[name]).square().sum() for name in live.weights)
 
     def distance(objective):
         fit = learner.fit(start, objective=objective)
@@ -182,6 +185,9 @@ def test_an_after_step_hook_is_called_after_every_step_and_its_change_stays():
 def test_a_loss_that_is_no_number_ends_the_client():
     learner = make_learner(steps=2, loss=lambda outputs, targets: outputs.sum() * math.nan)
     with pytest.raises(ClientError, match="client 0: the training loss must stay finite, got nan"):
+        learner.fit(learner.bench.initial)
+    learner = make_learner(steps=2, loss=lambda outputs, targets: outputs.sum() + math.inf)
+    with pytest.raises(ClientError, match="must stay finite, got inf"):
         learner.fit(learner.bench.initial)
     learner = make_learner(steps=1)
     with pytest.raises(ClientError, match="must stay finite"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from unit.learning_benches import SUPPORTS, examples, make_bench, make_learner, norm_net, same
+from unit.learning_benches import SUPPORTS, examples, make_bench, make_learner, net, norm_net, same
 
 from fedbonsai.core.errors import ClientError, ConfigError
 from fedbonsai.learning.bench import Evaluation
@@ -74,9 +74,12 @@ def test_without_validation_examples_the_training_ones_judge():
         learner.evaluate(learner.bench.initial, "hold")
 
 
-@pytest.mark.parametrize(("sizes", "batch_size", "steps"), [((13,), 6, 2), ((13,), 12, 1), ((12,), 6, 2)])
-def test_a_batch_norm_is_spared_a_left_over_example(sizes, batch_size, steps):
-    learner = make_learner(norm_net, sizes=sizes, batch_size=batch_size)
+@pytest.mark.parametrize(
+    ("model", "size", "batch_size", "steps"),
+    [(norm_net, 13, 6, 2), (norm_net, 13, 12, 1), (norm_net, 12, 6, 2), (net, 13, 6, 3)],
+)
+def test_a_batch_norm_is_spared_a_left_over_example(model, size, batch_size, steps):
+    learner = make_learner(model, sizes=(size,), batch_size=batch_size)
     assert learner.fit(learner.bench.initial).steps == steps
     assert learner.gradients(learner.bench.initial).keys() == {slot.name for slot in learner.layout.parameters}
 
@@ -102,6 +105,8 @@ def test_statistics_may_stay_on_the_client():
     own = keeping.evaluate(bench.initial, "train")
     assert own == sharing.evaluate(dict(bench.initial) | keeping.buffers, "train")
     assert own != sharing.evaluate(bench.initial, "train")
+    keeping.fit(bench.initial)
+    assert not torch.equal(keeping.buffers["1.running_mean"], shared["1.running_mean"])  # it went on from its own
 
 
 def test_inputs_come_from_the_pool_of_all_clients():

@@ -29,9 +29,9 @@ def test_next_token_scores_every_place_of_a_sequence():
 
 @pytest.mark.parametrize("shape", [(2, 1), (2,)])
 def test_regression_may_lack_the_trailing_one(shape):
-    outputs, targets = tensor([[1.0], [5.0]]), tensor([2.0, 2.0]).reshape(shape)
-    assert mse.function(outputs, targets).item() == (1 + 9) / 2
-    assert mse.per_example(outputs, targets).tolist() == [-1.0, -3.0]
+    outputs, targets = tensor([[1.0], [5.0]]), tensor([2.0, 9.0]).reshape(shape)
+    assert mse.function(outputs, targets).item() == (1 + 16) / 2
+    assert mse.per_example(outputs, targets).tolist() == [-1.0, -4.0]
     assert mse.error(-2.0) == 2.0
 
 
