@@ -79,8 +79,7 @@ class Exchange:
             return None
         if not asks or not self.state.held.get(answer.client):
             return None
-        self.ledger.up(answer.data)
-        self.ledger.kinds["overhead"] += len(answer.data)
+        self.ledger.charge("up", answer.client, answer.data)
         return self._task(answer.client, ())
 
     def update(self, answer: Answer) -> Message:
@@ -92,7 +91,7 @@ class Exchange:
         """
         if answer.data is None:
             raise ClientError(answer.error)
-        self.ledger.up(answer.data)
+        self.ledger.charge("up", answer.client, answer.data)
         held = (*self.state.held.get(answer.client, ()), *self.sent[answer.client])
         update = wire.decode(answer.data, limits=self._limits, held=by_digest(held))
         self.ledger.flops += int(min(max(update.numbers.get("flops", 0.0), 0.0), 1e18))
@@ -121,7 +120,7 @@ class Exchange:
         task = self.method.distribute(self.state, client).with_numbers(progress=progress)
         task = replace(task, client=client, round=self.state.turn, stage=self.plan.stage)
         self.sent[client] = masks(task)
-        return self.ledger.down(wire.encode(task, values=self.rules.downlink, held=by_digest(held)))
+        return self.ledger.charge("down", client, wire.encode(task, values=self.rules.downlink, held=by_digest(held)))
 
     @property
     def _limits(self) -> wire.Limits:

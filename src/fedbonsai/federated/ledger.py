@@ -3,15 +3,20 @@
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from fedbonsai import wire
-from fedbonsai.core.errors import RoundError
+from fedbonsai.core.errors import RoundError, WireError
 from fedbonsai.core.state import State
 from fedbonsai.federated.aggregate import Total
 from fedbonsai.federated.engine import Answer
 
 logger = logging.getLogger(__name__)
+
+Direction = Literal["down", "up"]
+KINDS = ("values", "supports", "overhead")
+Traffic = dict[str, dict[str, dict[str, int]]]
+"""Bytes by direction, group of the message, and kind."""
 
 Row = dict[str, Any]
 """One line of ``rounds`` in ``result.json``."""
@@ -28,6 +33,8 @@ class Ledger:
         accepted: Clients whose updates counted.
         dropped: Why the others did not, by client.
         flops: FLOPs of all clients.
+        traffic: Bytes by direction, group and kind.
+        by_client: Bytes by client and direction.
     """
 
     state: State
@@ -36,30 +43,27 @@ class Ledger:
     asked: list[int] = field(default_factory=list)
     accepted: list[int] = field(default_factory=list)
     dropped: dict[int, str] = field(default_factory=dict)
-    bytes_down: int = 0
-    bytes_up: int = 0
     flops: int = 0
-    kinds: dict[str, int] = field(default_factory=lambda: dict.fromkeys(("values", "supports", "overhead"), 0))
+    traffic: Traffic = field(default_factory=lambda: {"down": {}, "up": {}})
+    by_client: dict[int, dict[str, int]] = field(default_factory=dict)
 
-    def down(self, data: bytes) -> bytes:
-        """Charge a task and return it."""
-        self.bytes_down += len(data)
-        self._split(data)
+    def charge(self, direction: Direction, client: int, data: bytes) -> bytes:
+        """Charge the bytes of a task (down) or an answer (up), also of one that will be refused; return them."""
+        own = self.by_client.setdefault(client, {"down": 0, "up": 0})
+        own[direction] += len(data)
+        for group, kinds in _parts(data).items():
+            booked = self.traffic[direction].setdefault(group, dict.fromkeys(KINDS, 0))
+            for kind, length in zip(KINDS, kinds, strict=True):
+                booked[kind] += length
         return data
-
-    def up(self, data: bytes) -> None:
-        """Charge an answer; also one that will be refused."""
-        self.bytes_up += len(data)
 
     def accept(self, answer: Answer) -> None:
         """Note that an answer counts."""
         self.accepted.append(answer.client)
-        self._split(answer.data or b"")
 
     def drop(self, answer: Answer, reason: str) -> None:
         """Note that a client does not count in this round, and say so in the log."""
         self.dropped[answer.client] = reason
-        self.kinds["overhead"] += len(answer.data or b"")
         logger.warning("round %d: client %d dropped: %s", self.state.round + 1, answer.client, reason)
 
     def require(self, min_clients: int) -> None:
@@ -80,6 +84,7 @@ class Ledger:
         """The line of this round in ``result.json``."""
         loss = total.numbers.get("loss")
         metric, judged = total.numbers.get("validation_metric"), total.numbers.get("validation_examples")
+        bookings = [booked for groups in self.traffic.values() for booked in groups.values()]
         return {
             "round": after.round,
             "stage": self.stage,
@@ -88,9 +93,11 @@ class Ledger:
             "test_loss": None,
             "test_metric": None,
             "density": after.density,
-            "bytes_down": self.bytes_down,
-            "bytes_up": self.bytes_up,
-            "bytes_by_kind": dict(self.kinds),
+            "bytes_down": sum(own["down"] for own in self.by_client.values()),
+            "bytes_up": sum(own["up"] for own in self.by_client.values()),
+            "bytes_by_kind": {kind: sum(booked[kind] for booked in bookings) for kind in KINDS},
+            "traffic": self.traffic,
+            "bytes_by_client": {str(client): own for client, own in self.by_client.items()},
             "seconds": time.perf_counter() - self.started,
             "flops": self.flops,
             "clients": len(self.accepted),
@@ -98,7 +105,12 @@ class Ledger:
             "dropped_why": {str(client): reason for client, reason in self.dropped.items()},
         }
 
-    def _split(self, data: bytes) -> None:
+
+def _parts(data: bytes) -> dict[str, tuple[int, int, int]]:
+    """Bytes of each kind in each group; what belongs to none (header, facts, or no message at all) is under ``""``."""
+    try:
         account = wire.account(data)
-        for kind in self.kinds:
-            self.kinds[kind] += getattr(account, kind)
+    except WireError:
+        return {"": (0, 0, len(data))}
+    known = sum(sum(kinds) for kinds in account.groups.values())
+    return {**account.groups, "": (0, 0, len(data) - known)}

@@ -7,6 +7,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from fedbonsai.report import formats
 from fedbonsai.report.figures import Run, courses, gather, traffic
 from fedbonsai.report.markup import Markup, element, escape, join
 from fedbonsai.report.runs import KINDS, Result, checked
@@ -94,7 +95,7 @@ def _main(runs: Sequence[Run]) -> Markup:
         _facts(cells) if len(runs) == 1 else _table(cells, runs),
         _charts("How it went", _legend(runs) if len(runs) > 1 else Markup(""), courses(runs)),
         _charts("What was sent", _kinds(), traffic(runs)),
-        _section("Details", _meanings(), *(_settings(run) for run in runs)),
+        _section("Details", _meanings(), *(_bookings(run) for run in runs), *(_settings(run) for run in runs)),
     )
 
 
@@ -152,6 +153,42 @@ def _kinds() -> Markup:
 def _meanings() -> Markup:
     pairs = (join([element("dt", escape(term)), element("dd", escape(text))]) for term, text in _MEANINGS.items())
     return element("details", element("summary", escape("What the numbers mean")), element("dl", *pairs))
+
+
+def _bookings(run: Run) -> Markup:
+    """Bytes of the whole run by direction, group and kind, and what the cheapest and dearest client moved."""
+    totals: dict[tuple[str, str], list[int]] = {}
+    clients: dict[str, int] = {}
+    for row in run.result["rounds"]:
+        for direction, groups in row.get("traffic", {}).items():
+            for group, kinds in groups.items():
+                booked = totals.setdefault((direction, group or "message"), [0] * len(KINDS))
+                totals[direction, group or "message"] = [
+                    before + kinds[kind] for before, kind in zip(booked, KINDS, strict=True)
+                ]
+        for client, own in row.get("bytes_by_client", {}).items():
+            clients[client] = clients.get(client, 0) + own["down"] + own["up"]
+    if not totals:
+        return Markup("")
+    head = element("tr", *(element("th", escape(name), scope="col") for name in ("direction, group", *KINDS)))
+    rows = [
+        element(
+            "tr",
+            element("th", escape(f"{direction}, {group}"), scope="row"),
+            *(element("td", escape(formats.size(count))) for count in counts),
+        )
+        for (direction, group), counts in sorted(totals.items())
+    ]
+    table = element("table", element("thead", head), element("tbody", *rows))
+    least, most = min(clients, key=lambda one: clients[one]), max(clients, key=lambda one: clients[one])
+    note = (
+        f"Client {most} moved the most, {formats.size(clients[most])}; "
+        f"client {least} the least, {formats.size(clients[least])}."
+    )
+    region = element("div", table, class_="scroll", role="region", aria_label=f"Bytes of {run.name}", tabindex="0")
+    return element(
+        "details", element("summary", escape(f"Where the bytes of {run.name} went")), region, element("p", escape(note))
+    )
 
 
 def _settings(run: Run) -> Markup:
