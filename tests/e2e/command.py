@@ -1,10 +1,10 @@
-"""The command line under test: in a process of its own, or in a copy of this one that may be limited and killed.
+"""The command line under test, in processes of their own: they can be watched, limited, interrupted and killed.
 
-A process of its own spends seconds on importing torch, a copy of this one none.
+Importing torch takes seconds. So most commands run in forks of one process that has imported everything, and that knows
+nothing of the tests and their type checker; `fedbonsai` starts Python anew, as a shell does.
 """
 
 import json
-import logging
 import multiprocessing
 import os
 import resource
@@ -12,40 +12,76 @@ import signal
 import subprocess
 import sys
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from fedbonsai.cli.app import start
 
-QUICK = ("digits", "--clients", "4", "--cohort", "3", "--set", "model=mlp", "--set", "batch_size=64")
+QUICK = ("digits", "--clients", "3", "--cohort", "2", "--set", "model=mlp", "--set", "batch_size=64")
 SMALL = (*QUICK, "--rounds", "2", "--set", "width=0.1")
 PATIENCE = 60.0  # seconds; on a busy machine the imports alone take many
 
+_FORKS = multiprocessing.get_context("forkserver")
+_FORKS.set_forkserver_preload(
+    ["fedbonsai.cli.commands", "fedbonsai.methods.fedavg", "fedbonsai.methods.local_prune", "tensorboard.summary"]
+)
 
-def fedbonsai(*arguments: str, cwd: Path, **environment: str) -> "subprocess.CompletedProcess[str]":
+
+@dataclass(frozen=True)
+class Done:
+    """A command that has ended.
+
+    Attributes:
+        code: Its exit code.
+        out: What it wrote on standard output.
+        err: What it wrote on standard error: progress, its log, an error.
+    """
+
+    code: int | None
+    out: str
+    err: str
+
+    @property
+    def said(self) -> list[str]:
+        """The lines on standard error besides progress."""
+        return [line for line in self.err.splitlines() if not line.endswith(" s left")]
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a command finds.
+
+    Attributes:
+        file_size: The most bytes that fit into one file, as on a disk that is full then; None for any number.
+        missing: A package that is not installed.
+    """
+
+    file_size: int | None = None
+    missing: str = ""
+
+
+def fedbonsai(*arguments: str, cwd: Path) -> Done:
     """Run ``python -m fedbonsai`` to its end."""
     command = [sys.executable, "-m", "fedbonsai", *arguments]
-    variables = {**os.environ, **environment}
-    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    return Done(done.returncode, done.stdout, done.stderr)
 
 
 @contextmanager
-def copy_of_this_process(log: Path, *arguments: str, file_size: int | None = None) -> Iterator[BaseProcess]:
-    """Start the command line in a fork of this process; it does not outlive the block.
+def launched(log: Path, *arguments: str, machine: Machine | None = None) -> Iterator[BaseProcess]:
+    """Start a command in the present directory; it does not outlive the block.
 
     Args:
-        log: Where its output goes, both streams.
+        log: Where its standard error goes; its standard output goes beside it, to ``.out``.
         arguments: Of the command line.
-        file_size: The most bytes that it may write to one file, as if the disk were full then.
+        machine: What it finds.
     """
-    process = multiprocessing.get_context("fork").Process(target=_obey, args=(log, arguments, file_size))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 warns of forking beside any other thread
-        process.start()
+    process = _FORKS.Process(target=_obey, args=(Path.cwd(), log, arguments, machine or Machine()))
+    process.start()
     try:
         yield process
     finally:
@@ -53,12 +89,22 @@ def copy_of_this_process(log: Path, *arguments: str, file_size: int | None = Non
         process.join()
 
 
-def _obey(log: Path, arguments: tuple[str, ...], file_size: int | None) -> None:
-    os.setsid()  # a process group, as a shell gives every command one
-    sys.stdout = sys.stderr = log.open("w", buffering=1)
-    logging.getLogger().handlers.clear()  # pytest's; start adds its own
-    if file_size is not None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+def completed(log: Path, *arguments: str, machine: Machine | None = None) -> Done:
+    """Run a command to its end; see `launched`."""
+    with launched(log, *arguments, machine=machine) as process:
+        process.join(PATIENCE)
+        code = process.exitcode
+    return Done(code, log.with_suffix(".out").read_text(), log.read_text())
+
+
+def _obey(directory: Path, log: Path, arguments: tuple[str, ...], machine: Machine) -> None:
+    os.chdir(directory)
+    os.setsid()  # a process group of its own, as a shell gives every command one
+    sys.stderr, sys.stdout = log.open("w", buffering=1), log.with_suffix(".out").open("w", buffering=1)
+    if machine.missing:
+        sys.modules[machine.missing] = None  # type: ignore[assignment]
+    if machine.file_size is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (machine.file_size, machine.file_size))
     sys.exit(start(arguments))
 
 

@@ -4,48 +4,41 @@ import re
 from typing import Any
 
 from fedbonsai.core.fields import FieldInfo, describe
+from fedbonsai.experiment.config import Experiment
 from fedbonsai.methods import METHODS, method_class
 
 Settings = dict[str, Any]
 
-BASE: Settings = {"model": "mlp", "width": 0.1, "clients": 4, "cohort": 3, "rounds": 2, "batch_size": 64}
+BASE: Settings = {"model": "mlp", "width": 0.1, "clients": 3, "cohort": 2, "rounds": 1, "batch_size": 64}
 """A run of a fraction of a second."""
 
-RESNET: Settings = {"model": "resnet18", "width": 0.04, "rounds": 1, "steps": 1}
+RESNET: Settings = {"model": "resnet18", "width": 0.04, "steps": 1}
 BATCH_NORM: Settings = {**RESNET, "norm": "batch"}
 
-EXPERIMENT: dict[str, tuple[Any, Settings]] = {
-    "model": ("cnn", {"rounds": 1, "steps": 1}),
+TABLE: dict[str, tuple[Any, Settings]] = {
+    "model": ("cnn", {"steps": 1}),
     "width": (0.2, {}),
     "norm": ("batch", RESNET),
-    "partition": ("iid", {}),
-    "concentration": (5.0, {}),
-    "shards": (3, {"partition": "shards"}),
-    "clients": (5, {}),
-    "cohort": (2, {}),
-    "rounds": (1, {}),
-    "validation": (0.3, {}),
+    "clients": (4, {}),
+    "cohort": (1, {}),
+    "rounds": (2, {}),
     "holdout": (0.3, {"batch_norm": "local", **BATCH_NORM}),
     "min_clients": (2, {}),
     "epochs": (2, {}),
     "steps": (4, {}),
     "batch_size": (32, {}),
     "optimizer": ("adam", {}),
-    "lr": (0.02, {}),
-    "lr_schedule": ("cosine", {}),
-    "lr_end": (0.5, {"lr_schedule": "linear"}),
+    "lr_schedule": ("cosine", {"rounds": 2}),
+    "lr_end": (0.5, {"rounds": 2, "lr_schedule": "linear"}),
     "momentum": (0.5, {}),
-    "weight_decay": (0.01, {}),
-    "clip": (0.1, {}),
     "batch_norm": ("static", BATCH_NORM),
-    "seed": (3, {}),
-    "evaluate_every": (2, {}),
+    "evaluate_every": (2, {"rounds": 2}),
     "engine": ("processes", {}),
     "workers": (3, {"engine": "processes"}),
     "client_timeout": (60.0, {}),
-    "window_mb": (1.0, {}),
+    "error_feedback": (True, {"uplink": "int8", "rounds": 2, "cohort": 3}),
 }
-"""All but the data set and the method, by name: a value, and the settings that it is given with."""
+"""Settings of experiments whose ranges do not say all: a value that differs from `BASE`, and what it is given with."""
 
 WITHOUT_EFFECT = frozenset(("engine", "workers", "client_timeout", "window_mb", "min_clients"))
 """Settings that change nothing of what comes out of a run in which nothing goes wrong."""
@@ -56,6 +49,16 @@ BESIDE: dict[tuple[str, str], Settings] = {
     ("local-prune", "threshold_scale"): {"threshold": 0.3},
 }
 """What settings of methods need that their ranges do not say."""
+
+
+def of_experiments() -> dict[str, tuple[Any, Settings]]:
+    """All but the data set and the method, by name: a value, and the settings that it is given with."""
+    found = {}
+    for field in describe(Experiment):
+        if field.name not in ("dataset", "method", "method_settings"):
+            beside = dict(example(field)) if field.name not in TABLE else {}
+            found[field.name] = TABLE[field.name] if field.name in TABLE else (beside.pop(field.name), beside)
+    return found
 
 
 def of_methods() -> list[tuple[str, str, Settings]]:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from fedbonsai.cli.app import start
 from fedbonsai.core.errors import CheckpointError
 from fedbonsai.core.layout import Layout
 from fedbonsai.core.state import Setting
 from fedbonsai.federated import checkpoint as checkpoints
-from tests.e2e.command import PATIENCE, SMALL, bits, contents, copy_of_this_process, result
+from tests.e2e.command import SMALL, Machine, bits, contents, result
 
 STATE = Path("checkpoint") / "state.safetensors"
 
@@ -126,7 +127,7 @@ def test_a_damaged_checkpoint_is_named_and_kept(refused, unfinished, damage):
 def test_every_flipped_bit_of_a_checkpoint_is_noticed(unfinished):
     """A sample of bits all over the file, without the command line around it."""
     state, good = unfinished / STATE, (unfinished / STATE).read_bytes()
-    setting = Setting(rounds=2, clients=4, seed=0, layout=Layout(()))
+    setting = Setting(rounds=2, clients=3, seed=0, layout=Layout(()))
     for place in range(150):
         state.write_bytes(flipped(good, place / 149))
         with pytest.raises(CheckpointError, match="must be a whole checkpoint"):
@@ -176,19 +177,11 @@ def test_a_data_directory_that_is_missing_says_how_to_name_one(refused, tmp_path
     assert not (tmp_path / "made").exists()
 
 
-def limited(log: Path, size: int, *arguments: str) -> tuple[int | None, str]:
-    """Run a command that may write no file beyond a size; return its exit code and what it said, progress apart."""
-    with copy_of_this_process(log, *arguments, file_size=size) as process:
-        process.join(PATIENCE)
-        code = process.exitcode
-    lines = [line for line in log.read_text().splitlines() if not line.endswith(" s left")]
-    return code, "\n".join(lines)
-
-
 def test_a_disk_that_is_full_from_the_start_is_one_line(command, tmp_path):
-    out, log = tmp_path / "made", tmp_path / "log"
-    code, said = limited(log, 2000, "run", *SMALL, "--out", str(out))
-    assert code == 1
+    out = tmp_path / "made"
+    done = command("run", *SMALL, "--out", str(out), machine=Machine(file_size=2000))
+    assert done.code == 1
+    [said] = done.said
     assert said.startswith(f"error: the checkpoint of round 1 cannot be written to {out / 'checkpoint'}: ")
     assert said.endswith("; there is none yet")
     assert set(contents(out)) == {"experiment.toml"}
@@ -199,8 +192,9 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_of_the_round_before(command, 
     out = tmp_path / "made"
     # The ledger grows: with this limit there is room for the checkpoint of the first round and not for the second.
     limit = (dense / STATE).stat().st_size - 200
-    code, said = limited(tmp_path / "log", limit, "run", *SMALL, "--out", str(out))
-    assert code == 1
+    done = command("run", *SMALL, "--out", str(out), machine=Machine(file_size=limit))
+    assert done.code == 1
+    [said] = done.said
     assert said.startswith(f"error: the checkpoint of round 2 cannot be written to {out / 'checkpoint'}: ")
     assert said.endswith("; the checkpoint of the round before is whole")
     assert set(contents(out)) == {"experiment.toml", str(STATE)}
@@ -209,7 +203,7 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_of_the_round_before(command, 
     assert bits(out) == bits(dense)
 
 
-def test_no_space_left_on_device_is_said_and_can_be_mended(command, tmp_path, monkeypatch, dense):
+def test_no_space_left_on_device_is_said_and_can_be_mended(command, tmp_path, monkeypatch, capsys, dense):
     out, saved, save_file = tmp_path / "made", [], checkpoints.save_file
 
     def save_once(*arguments: object) -> None:
@@ -219,22 +213,21 @@ def test_no_space_left_on_device_is_said_and_can_be_mended(command, tmp_path, mo
         save_file(*arguments)
 
     monkeypatch.setattr(checkpoints, "save_file", save_once)
-    done = command("run", *SMALL, "--out", str(out))
-    assert done.code == 1
-    assert "digits fedavg: round 1 | " in done.err
-    *_, said = done.err.splitlines()
+    assert start(["run", *SMALL, "--out", str(out)]) == 1
+    first, said = capsys.readouterr().err.splitlines()
+    assert first.startswith("digits fedavg: round 1 | ")
     assert said.startswith(f"error: the checkpoint of round 2 cannot be written to {out / 'checkpoint'}: ")
     assert said.endswith("No space left on device; the checkpoint of the round before is whole")
-    monkeypatch.undo()
     resumed = command("resume", str(out))
     assert (resumed.code, "round 1 | " in resumed.err) == (0, False)
     assert bits(out) == bits(dense)
 
 
-def test_a_disk_that_is_full_at_the_end_leaves_the_run_to_be_resumed(command, tmp_path, unfinished, dense):
+def test_a_disk_that_is_full_at_the_end_leaves_the_run_to_be_resumed(command, unfinished, dense):
     before = contents(unfinished)
-    code, said = limited(tmp_path / "log", 3000, "resume", str(unfinished))
-    assert code == 1
+    done = command("resume", str(unfinished), machine=Machine(file_size=3000))
+    assert done.code == 1
+    [said] = done.said
     assert said.startswith(f"error: the result cannot be written to {unfinished}: ")
     assert said.endswith("; make room and resume")
     assert contents(unfinished) == before

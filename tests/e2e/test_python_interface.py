@@ -17,12 +17,13 @@ from fedbonsai.experiment.config import Experiment
 from fedbonsai.experiment.execute import Result
 from fedbonsai.methods import METHODS, method_class
 from tests.e2e.command import bits, contents, timeless
-from tests.e2e.settings import EXPERIMENT, WITHOUT_EFFECT, of_methods
+from tests.e2e.settings import WITHOUT_EFFECT, of_experiments, of_methods
 from tests.e2e.tasks import examples, make_task
 from tests.golden.schema import violations
 
-OWN = {name: case for name, case in EXPERIMENT.items() if name not in IN_TASK_AND_METHOD}
+OWN = {name: case for name, case in of_experiments().items() if name not in IN_TASK_AND_METHOD}
 ROUNDS: dict[str, Any] = {"rounds": 2, "cohort": 3, "batch_size": 8}
+ONCE: dict[str, Any] = {"rounds": 1, "cohort": 2, "batch_size": 8}
 
 
 def run(task: fedbonsai.Task | None = None, **settings: Any) -> Result:
@@ -93,7 +94,7 @@ def test_a_setting_of_the_experiment_is_taken_and_has_its_effect(name):
     task = make_task()
     if name in ("holdout", "batch_norm"):
         task = dataclasses.replace(task, model=with_batch_norm)
-    result, without = run(task, **{**beside, name: value}), run(task, **beside)
+    result, without = run(task, **{**ONCE, **beside, name: value}), run(task, **{**ONCE, **beside})
     assert result.record["config"][name] == value
     assert without.record["config"][name] != value
     assert (outcome(result) == outcome(without)) == (name in WITHOUT_EFFECT)
@@ -103,9 +104,8 @@ def test_a_setting_of_the_experiment_is_taken_and_has_its_effect(name):
     ("method", "name", "settings"), of_methods(), ids=lambda one: one if isinstance(one, str) else ""
 )
 def test_a_setting_of_a_method_is_taken(method, name, settings):
-    result = fedbonsai.run(make_task(), method_class(method)(**settings), **ROUNDS)
+    result = fedbonsai.run(make_task(), method_class(method)(**settings), **ONCE)
     assert result.record["config"]["method_settings"] == settings
-    assert len(result.rounds) >= 2
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,7 @@ def test_a_setting_of_a_method_is_taken(method, name, settings):
             {"speed": 3},
             r"unknown setting 'speed'; did you mean 'seed'\? known: batch_norm, batch_size, client_timeout, ",
         ),
-        *(
-            ({name: EXPERIMENT[name][0]}, f"unknown setting '{name}'")
-            for name in ("model", "width", "shards", "clients")
-        ),
+        *(({name: 1}, f"unknown setting '{name}'") for name in ("model", "width", "shards", "clients")),
         ({"lr": "fast"}, "lr: input should be a valid number, unable to parse string as a number, got 'fast'"),
         ({"epochs": 1.5}, "epochs: input should be a valid integer, got a number with a fractional part, got 1.5"),
         ({"rounds": 0}, r"rounds must be in \[1, inf\), got 0"),

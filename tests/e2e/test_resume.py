@@ -10,20 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from fedbonsai.cli.app import start
 from tests.e2e.command import (
     SMALL,
     bits,
     children,
     contents,
-    copy_of_this_process,
     interrupt,
+    launched,
     result,
     runs,
     wait_until,
 )
 
-ROUNDS = 8
+ROUNDS = 7
 METHODS = {
     "fedavg": ["--set", "server_optimizer=momentum"],
     "local-prune": [
@@ -37,8 +36,7 @@ INTERRUPTED = "interrupted; `fedbonsai resume DIR` goes on from the last finishe
 
 
 def arguments(method: str, out: Path, *more: str) -> list[str]:
-    small = [word for word in SMALL if word not in ("--rounds", "2")]
-    return ["run", *small, "--rounds", str(ROUNDS), *METHODS[method], *more, "--out", str(out)]
+    return ["run", *SMALL, "--rounds", str(ROUNDS), *METHODS[method], *more, "--out", str(out)]
 
 
 def finished_rounds(log: Path) -> int:
@@ -46,11 +44,11 @@ def finished_rounds(log: Path) -> int:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory) -> dict[str, Path]:
+def undisturbed(tmp_path_factory, command) -> dict[str, Path]:
     """A run of each method that nothing happened to."""
     folder = tmp_path_factory.mktemp("undisturbed")
     for method in METHODS:
-        assert start(arguments(method, folder / method)) == 0
+        assert command(*arguments(method, folder / method)).code == 0
     return {method: folder / method for method in METHODS}
 
 
@@ -83,8 +81,8 @@ def test_a_run_that_is_killed_again_and_again_ends_as_if_nothing_had_happened(
 
 @contextmanager
 def started(log: Path, words: list[str], rounds: int) -> Iterator[int]:
-    """A copy of this process that has finished so many rounds; killed at the end of the block."""
-    with copy_of_this_process(log, *words) as process:
+    """A command that has finished so many rounds; killed at the end of the block."""
+    with launched(log, *words) as process:
         wait_until(lambda: finished_rounds(log) >= rounds or not process.is_alive())
         assert process.pid is not None
         yield process.pid
@@ -93,7 +91,7 @@ def started(log: Path, words: list[str], rounds: int) -> Iterator[int]:
 @pytest.mark.parametrize("engine", ["local", "processes"])
 def test_ctrl_c_leaves_a_checkpoint_one_line_and_nobody_behind(command, tmp_path, undisturbed, engine):
     out, log = tmp_path / "made", tmp_path / "log"
-    with copy_of_this_process(log, *arguments("fedavg", out, "--engine", engine)) as process:
+    with launched(log, *arguments("fedavg", out, "--engine", engine)) as process:
         wait_until(lambda: finished_rounds(log) >= 2)
         workers = children(process.pid)
         interrupt(process.pid)
