@@ -170,7 +170,7 @@ PARTS: dict[str, Callable[[], Table]] = {
     "digits": lambda: accuracy(
         {"dataset": "digits", "clients": 20, "partition": "dirichlet", "concentration": 0.5}, 20
     ),
-    "fashion": lambda: accuracy(FASHION, 20),
+    "fashion": lambda: accuracy(FASHION, 10),
     "loop": loop,
     "engines": engines,
 }
