@@ -251,7 +251,7 @@ def test_data_come_in_many_forms_and_mean_the_same():
     shared = fedbonsai.Pool(*(torch.cat(parts) for parts in zip(*plain, strict=True)))
     tasks = [make_task(clients) for clients in forms]
     tasks.append(dataclasses.replace(tasks[0], clients=shared, positions=list(torch.arange(60).split(20))))
-    first, *others = [outcome(run(task)) for task in tasks]
+    first, *others = [outcome(run(task, rounds=1)) for task in tasks]
     assert all(other == first for other in others)
 
 
