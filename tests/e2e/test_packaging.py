@@ -113,6 +113,7 @@ def test_the_installed_wheel_helps_and_runs(wheel: Path, tmp_path: Path) -> None
 def test_the_python_examples_of_the_readme_run(tmp_path: Path) -> None:
     examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     assert len(examples) == 2
-    done = subprocess.run([sys.executable, "-c", "\n".join(examples)], cwd=tmp_path, capture_output=True, text=True, check=False)
+    program = "\n".join(examples)
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "runs" / "mine" / "result.json").exists()

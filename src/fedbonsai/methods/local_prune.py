@@ -7,9 +7,8 @@ examples voted for (ties by magnitude).
 
 Symbols: d = ``density`` to end with, d_t = density asked for in round t (cubic from 1 to d between ``warmup`` and
 ``reach``), alpha = ``server_lr``.
-Adaptive pruning (``adaptive``): with v the clients' validation metric of the model they receive, smoothed, and its
-drop = max(v) - v: while drop <= ``slack`` d_t shrinks by the factor that meets d at ``reach``; up to twice ``slack``
-it rests; beyond, it grows by that factor, and clients regrow weights by gradient.
+Adaptive pruning: d_t follows the clients' validation metric of the model they receive (`Ramp.followed`); where it
+grows, clients regrow weights by gradient.
 """
 
 from dataclasses import dataclass, replace
@@ -46,7 +45,7 @@ class LocalPrune:
         reach: Share of the rounds after which ``density`` is reached.
         floor: Share of each layer that is kept in any case; at least one weight or neuron.
         recover: ``gradient`` swaps the least important for absent weights of the largest gradient; ``rollback``
-            takes a client's pruning back when it raised its validation loss by more than ``tolerance``.
+            takes a client's pruning back when its validation loss rose by more than ``tolerance``.
         regrow: Share of the kept weights that ``gradient`` swaps in the first round; falls linearly to none.
         tolerance: Relative rise of the validation loss that ``rollback`` accepts.
         adaptive: Let the density follow the validation metric.
@@ -146,17 +145,13 @@ class LocalPrune:
         return learner.evaluate(cut).loss > learner.evaluate(weights).loss * (1 + self.tolerance)
 
     def _next(self, state: State, total: Total) -> dict[str, float]:
-        """What the server remembers: the density to ask for in the next round, and the metric it follows."""
-        ramp, finished, before = self._ramp(state.setting), state.round + 1, state.memory.numbers
+        """What the server remembers: the density to ask for in the next round, and the metric that it follows."""
+        ramp, finished = self._ramp(state.setting), state.round + 1
         if not self.adaptive:
             return {"density": ramp.density(finished)}
-        found = total.numbers["validation_metric"] / max(total.numbers["validation_examples"], 1)
-        metric = 0.5 * (float(before.get("metric", found)) + found)
-        best = max(float(before.get("best", metric)), metric)
-        density = float(before["density"])
-        if finished > ramp.start:
-            density = ramp.followed(density, best - metric, self.slack)
-        return {"density": density, "metric": metric, "best": best}
+        metric = total.numbers["validation_metric"] / max(total.numbers["validation_examples"], 1)
+        before = {name: float(value) for name, value in state.memory.numbers.items()}
+        return ramp.followed(before, metric, finished, self.slack)
 
     def _ramp(self, setting: Setting) -> Ramp:
         return Ramp.over(setting.rounds, self.warmup, self.reach, 0.2 if self.density is None else self.density)

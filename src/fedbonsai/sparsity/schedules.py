@@ -1,5 +1,6 @@
 """How a density falls over a run."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -46,20 +47,31 @@ class Ramp:
         """Density to prune to in the round that comes after ``finished`` ones."""
         return cubic((finished + 1 - self.start) / (self.end - self.start), 1.0, self.target)
 
-    def followed(self, density: float, drop: float, slack: float) -> float:
-        """The next density when a metric decides: prune on, rest, or grow back.
+    def followed(self, before: Mapping[str, float], metric: float, finished: int, slack: float) -> dict[str, float]:
+        """The next density when a metric decides: prune on while it holds, rest, or grow back.
+
+        The metric is smoothed (half of it is new) and held against its best so far. While it has dropped by ``slack``
+        or less the density shrinks by the constant factor that leads from ``start`` to the target at ``end``; up to
+        twice as much it rests; beyond, it grows by that factor.
 
         Args:
-            density: The present density.
-            drop: How far the metric lies below its best.
-            slack: The drop that is accepted. Up to it the density shrinks by the constant factor that leads to the
-                target at ``end``; up to twice as much it rests; beyond, it grows by that factor.
+            before: What this returned after the round before; in the beginning a ``density`` alone.
+            metric: The metric of the model that this round began with; higher is better.
+            finished: Rounds that are over.
+            slack: The drop that is accepted.
+
+        Returns:
+            The new ``density``, and ``metric`` and ``best`` for the next time.
 
         Examples:
             >>> ramp = Ramp(start=0, end=2, target=0.25)
-            >>> [ramp.followed(0.5, drop, slack=0.02) for drop in (0.01, 0.03, 0.05)]
+            >>> [ramp.followed({"density": 0.5, "metric": m, "best": 0.9}, m, 1, slack=0.02)["density"]
+            ...  for m in (0.89, 0.87, 0.85)]
             [0.25, 0.5, 1.0]
         """
-        factor = self.target ** (1 / (self.end - self.start))
-        step = factor if drop <= slack else 1.0 if drop <= 2 * slack else 1 / factor
-        return min(1.0, max(self.target, density * step))
+        metric = 0.5 * (before.get("metric", metric) + metric)
+        best = max(before.get("best", metric), metric)
+        factor, drop, density = self.target ** (1 / (self.end - self.start)), best - metric, before["density"]
+        if finished > self.start:
+            density *= factor if drop <= slack else 1.0 if drop <= 2 * slack else 1 / factor
+        return {"density": min(1.0, max(self.target, density)), "metric": metric, "best": best}
