@@ -29,6 +29,7 @@ from fedbonsai.experiment.settings import make_experiment
 from fedbonsai.federated.exchange import draw_cohort
 from fedbonsai.federated.round import run_round
 from fedbonsai.learning.bench import Bench
+from fedbonsai.learning.work import Work
 
 PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 SEEDS = (1, 2, 3)
@@ -65,14 +66,15 @@ def accuracy(base: dict[str, Any], rounds: int) -> Table:
     return rows
 
 
-def plain_loop(model: nn.Module, clients: Sequence[tuple[torch.Tensor, torch.Tensor]], lr: float, batch: int) -> None:
+def plain_loop(model: nn.Module, clients: Sequence[tuple[torch.Tensor, torch.Tensor]], work: Work) -> None:
     """What one would write: copy the model, a data loader and an optimizer a client, average the state dicts."""
     states, sizes = [], []
     for inputs, targets in clients:
         own = copy.deepcopy(model)
-        data = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(inputs, targets), batch, shuffle=True)
-        optimizer = torch.optim.SGD(own.parameters(), lr)
-        for x, y in data:
+        examples = torch.utils.data.TensorDataset(inputs, targets)
+        data = torch.utils.data.DataLoader(examples, work.batch_size, shuffle=True)
+        optimizer = torch.optim.SGD(own.parameters(), work.lr)
+        for x, y in (batch for _ in range(work.epochs) for batch in data):
             optimizer.zero_grad()
             nn.functional.cross_entropy(own(x), y).backward()
             optimizer.step()
@@ -99,7 +101,7 @@ def loop() -> Table:
         clients = [pool.batch(splits[client].train) for client in cohort]
         model = bench.task.model()
         plain, ours = interleaved(
-            lambda model=model, clients=clients, work=bench.work: plain_loop(model, clients, work.lr, work.batch_size),
+            lambda model=model, clients=clients, work=bench.work: plain_loop(model, clients, work),
             lambda run=run, state=state: run_round(run.method, state, run.engine, run.rules),
             repeats=9,
         )

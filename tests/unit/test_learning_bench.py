@@ -20,11 +20,10 @@ def test_parameters_and_gradients_are_views_of_flat_vectors():
     start = 0
     for name, one in bench.module.named_parameters():
         end = start + one.numel()
-        for tensor, flat in ((one, bench.flat), (one.grad, bench.flat_gradient)):
+        for tensor, flat in ((one, bench.flat), (bench.live.gradients[name], bench.flat_gradient)):
             assert tensor.data_ptr() == flat[start:end].data_ptr()
             assert tensor.is_contiguous()
         assert bench.live.weights[name] is one
-        assert bench.live.gradients[name].data_ptr() == one.grad.data_ptr()
         assert bench.live.anchor[name].data_ptr() == bench.flat_anchor[start:end].data_ptr()
         start = end
     bench.flat.fill_(2.0)
@@ -34,12 +33,34 @@ def test_parameters_and_gradients_are_views_of_flat_vectors():
 def test_views_survive_loading_and_training():
     learner = make_learner(norm_net)
     bench = learner.bench
-    pointers = [(one.data_ptr(), one.grad.data_ptr()) for one in bench.module.parameters()]
+    pointers = [one.data_ptr() for one in bench.module.parameters()]
     learner.fit(bench.initial, epochs=2)
     bench.load({name: torch.ones_like(one) for name, one in bench.initial.items()})
-    assert [(one.data_ptr(), one.grad.data_ptr()) for one in bench.module.parameters()] == pointers
+    assert [one.data_ptr() for one in bench.module.parameters()] == pointers
+    assert all(one.grad is None for one in bench.module.parameters()), "a second set of gradients takes memory"
     assert (bench.flat == 1).all()
     assert (bench.module[1].running_mean == 1).all()
+
+
+def frozen_net() -> nn.Module:
+    module = net()
+    module[0].weight.requires_grad_(False)
+    return module
+
+
+def test_frozen_parameters_stay_through_momentum_and_weight_decay():
+    learner = make_learner(frozen_net, lr=0.1, momentum=0.9, weight_decay=0.1, clip=1.0)
+    initial = learner.bench.initial
+    trained = learner.fit(initial, epochs=2).weights
+    assert same({"0.weight": trained["0.weight"]}, {"0.weight": initial["0.weight"]})
+    assert not trained["0.bias"].equal(initial["0.bias"])
+    assert not learner.gradients(initial)["0.weight"].any()
+
+
+def test_batches_judged_side_by_side_give_equal_bits():
+    bench = make_bench()
+    pool = Pool(*examples(3 * EVALUATION_BATCH + 1, client=2))
+    assert bench.evaluate(pool, threads=3) == bench.evaluate(pool)
 
 
 def test_weights_are_copies_of_parameters_and_buffers():

@@ -69,7 +69,9 @@ class Standardise:
         shape = (-1,) + (1,) * (raw.dim() - 2)
         values = raw.float()
         mean, std = (values.new_tensor(one).reshape(shape) for one in (self.mean, self.std))
-        return (values - mean) / std
+        if values is raw:
+            return (values - mean) / std
+        return values.sub_(mean).div_(std)
 
 
 def token_numbers(raw: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from fedbonsai.engines.memories import Memories
 from fedbonsai.federated.checkpoint import memory_from_bytes, memory_to_bytes
 from fedbonsai.federated.client import Client
 from fedbonsai.federated.engine import Answer
+from fedbonsai.learning.machine import available_cores
 
 
 @dataclass
@@ -125,11 +126,6 @@ class ProcessEngine:
             process.start()
         theirs.close()
         return _Worker(process, ours)
-
-
-def available_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _serve(client: Client, pipe: connection.Connection, inherited: list[connection.Connection]) -> None:

@@ -14,12 +14,13 @@ from fedbonsai.data.info import DATASETS
 from fedbonsai.data.load import load
 from fedbonsai.data.partition import Options, partition
 from fedbonsai.engines.local import LocalEngine
-from fedbonsai.engines.processes import ProcessEngine, available_cores
+from fedbonsai.engines.processes import ProcessEngine
 from fedbonsai.experiment.config import Experiment
 from fedbonsai.federated.client import Client, Coding
 from fedbonsai.federated.engine import Engine
 from fedbonsai.federated.method import Method
 from fedbonsai.learning.bench import Bench
+from fedbonsai.learning.machine import available_cores
 from fedbonsai.learning.task import Task
 from fedbonsai.learning.work import Work
 from fedbonsai.methods import method_class

@@ -19,6 +19,7 @@ from fedbonsai.federated.ledger import Row
 from fedbonsai.federated.method import Method, Plan, ServerSide
 from fedbonsai.federated.round import run_round
 from fedbonsai.learning.bench import Bench, Evaluation
+from fedbonsai.learning.machine import available_cores
 from fedbonsai.learning.work import NormPolicy
 
 logger = logging.getLogger(__name__)
@@ -125,7 +126,8 @@ class Run:
         if self.personal:
             return self._evaluate_clients(state)
         self.bench.load(self.deployed(state))
-        return self.bench.evaluate(self.bench.task.test)
+        # The clients are done: the cores that they worked on are free.
+        return self.bench.evaluate(self.bench.task.test, threads=min(self.engine.capacity, available_cores()))
 
     def train_metric(self, state: State) -> Evaluation:
         """The final model on all training data (of personal methods: what is shared of it).

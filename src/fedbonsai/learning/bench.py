@@ -1,7 +1,9 @@
 """One module and its flat buffers, set up once a process and used for every client in turn."""
 
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -13,11 +15,12 @@ from fedbonsai.core.state import Tensors
 from fedbonsai.core.support import Support
 from fedbonsai.learning.flops import Cost, count
 from fedbonsai.learning.layout import layout_of
+from fedbonsai.learning.machine import keep_freed_memory
 from fedbonsai.learning.objective import Live, Objective
 from fedbonsai.learning.task import Pool, PreparedTask
 from fedbonsai.learning.work import Optimizer, Work, make_optimizer
 
-EVALUATION_BATCH = 500
+EVALUATION_BATCH = 200
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ class Meter:
 
 @dataclass
 class Bench:
-    """A module whose parameters are views of one flat vector, as are their gradients.
+    """A module whose parameters are views of one flat vector, and another vector that their gradients are put into.
 
     Loading a client's weights is a copy, an optimizer step a few operations on one vector, and nothing is built a
     second time: no deep copy, data loader or optimizer a client.
@@ -60,6 +63,7 @@ class Bench:
     cost: Cost = field(init=False)
 
     def __post_init__(self) -> None:
+        keep_freed_memory()
         with seeded(self.seed, "model"):
             self.module: nn.Module = self.task.model()
         self.layout = layout_of(self.module)
@@ -75,12 +79,13 @@ class Bench:
         self.flat_gradient = torch.zeros_like(self.flat)
         self.flat_anchor = torch.zeros_like(self.flat)
         self._views = self.views(self.flat)
-        gradients = self.views(self.flat_gradient)
         for name, one in parameters.items():
-            one.data, one.grad = self._views[name], gradients[name]
-        self.live = Live(
-            parameters, gradients, self.views(self.flat_anchor), self.flat, self.flat_gradient, self.flat_anchor
-        )
+            one.data = self._views[name]
+        gradients, anchor = self.views(self.flat_gradient), self.views(self.flat_anchor)
+        self.live = Live(parameters, gradients, anchor, self.flat, self.flat_gradient, self.flat_anchor)
+        self._trained = [one for one in parameters.values() if one.requires_grad]
+        self._gradients = [gradients[name] for name, one in parameters.items() if one.requires_grad]
+        self._frozen = [name for name, one in parameters.items() if not one.requires_grad]
         self.optimizer: Optimizer = make_optimizer(self.work, self.flat.numel())
         self.has_batch_norm = any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in self.module.modules())
         self._initial = self.weights()
@@ -131,6 +136,8 @@ class Bench:
             norm = torch.linalg.vector_norm(self.flat_gradient)
             self.flat_gradient.mul_((self.work.clip / (norm + 1e-6)).clamp(max=1.0))
         self.optimizer.step(self.flat, self.flat_gradient, lr)
+        for name in self._frozen:  # weight decay must not move them either
+            self._views[name].copy_(self.live.anchor[name])
         if objective.after_step is not None:
             with torch.no_grad():
                 objective.after_step(self.live)
@@ -147,23 +154,35 @@ class Bench:
             examples += len(positions)
         return self.views(total.div_(max(examples, 1)))
 
-    def evaluate(self, pool: Pool, positions: Tensor | None = None) -> Evaluation:
-        """Mean loss and metric of the loaded weights on a pool, or on some positions of it; 0 where there are none."""
+    def evaluate(self, pool: Pool, positions: Tensor | None = None, *, threads: int = 1) -> Evaluation:
+        """Mean loss and metric of the loaded weights on a pool, or on some positions of it; 0 where there are none.
+
+        Args:
+            pool: The examples.
+            positions: Which of them; None takes all.
+            threads: Batches that are judged side by side. Their sums are added in order: equal bits for any number.
+        """
         positions = torch.arange(len(pool)) if positions is None else positions
-        loss, metric = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+        chunks = torch.split(positions, EVALUATION_BATCH) if len(positions) else ()
         self.module.eval()
         try:
-            with seeded(self.seed, "evaluation"), torch.inference_mode():
-                for chunk in torch.split(positions, EVALUATION_BATCH) if len(positions) else ():
-                    inputs, targets = pool.batch(chunk)
-                    outputs = self.module(inputs)
-                    loss += self.task.loss.function(outputs, targets).double() * len(chunk)
-                    metric += self.task.loss.per_example(outputs, targets).double().sum()
+            with seeded(self.seed, "evaluation"), ThreadPoolExecutor(threads) as workers:
+                judge = partial(self._judge, pool)
+                found = list(workers.map(judge, chunks) if threads > 1 else map(judge, chunks))
         finally:  # the next client trains on this module, whatever went wrong with this one
             self.module.train()
         examples = len(positions)
         self.meter.flops += self.cost.forward * examples
-        return Evaluation(float(loss) / max(examples, 1), float(metric) / max(examples, 1), examples)
+        loss, metric = (sum(sums) for sums in zip(*found, strict=True)) if found else (0.0, 0.0)
+        return Evaluation(loss / max(examples, 1), metric / max(examples, 1), examples)
+
+    def _judge(self, pool: Pool, chunk: Tensor) -> tuple[float, float]:
+        """Sums of loss and metric over one batch."""
+        with torch.inference_mode():
+            inputs, targets = pool.batch(chunk)
+            outputs = self.module(inputs)
+            loss = self.task.loss.function(outputs, targets).double() * len(chunk)
+            return float(loss), float(self.task.loss.per_example(outputs, targets).double().sum())
 
     def estimate_statistics(self, positions: Tensor) -> dict[str, Tensor]:
         """Batch-norm statistics of the loaded weights: the average over batches of ``positions``, no momentum."""
@@ -185,10 +204,13 @@ class Bench:
 
     def _backward(self, positions: Tensor, objective: Objective) -> Tensor:
         inputs, targets = self.task.pool.batch(positions)
-        self.flat_gradient.zero_()
         loss = self.task.loss.function(self.module(inputs), targets)
         total = loss if objective.penalty is None else loss + objective.penalty(self.live)
-        total.backward()  # type: ignore[no-untyped-call]
+        # Copied from where autograd made them: cheaper than zeroing ours and adding up in them.
+        found = torch.autograd.grad(total, self._trained, allow_unused=True, materialize_grads=True)
+        torch._foreach_copy_(self._gradients, found)
+        for name in self._frozen:  # an optimizer may leave its weight decay there
+            self.live.gradients[name].zero_()
         self.meter.flops += (self.cost.forward + self.cost.backward) * len(positions)
         return loss.detach()
 
@@ -202,5 +224,5 @@ class Bench:
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
             raise ConfigError(f"model, loss and data must fit each other, on the first examples: {error}") from error
         self.module.train()
-        self.flat_gradient.zero_()
+        self.module.zero_grad(set_to_none=True)
         return cost
