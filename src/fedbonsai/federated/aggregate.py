@@ -98,14 +98,19 @@ class Total:
         groups: Sums by group and tensor name.
         numbers: Sums of the updates' numbers.
         weight: Sum of the updates' weights.
-        clients: How many updates were added.
+        members: Whose updates were added, in their order.
     """
 
     stage: str = "train"
     groups: dict[str, dict[str, Sum]] = field(default_factory=dict)
     numbers: dict[str, float] = field(default_factory=dict)
     weight: float = 0.0
-    clients: int = 0
+    members: list[int] = field(default_factory=list)
+
+    @property
+    def clients(self) -> int:
+        """How many updates were added."""
+        return len(self.members)
 
     def add(self, update: Message) -> None:
         """Add one client's update, in place: all of it or, with an error, nothing.
@@ -129,7 +134,7 @@ class Total:
         for name, value in update.numbers.items():
             self.numbers[name] = self.numbers.get(name, 0.0) + value
         self.weight += update.weight
-        self.clients += 1
+        self.members.append(update.client)
 
 
 def average(

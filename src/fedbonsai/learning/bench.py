@@ -204,7 +204,7 @@ class Bench:
 
     def _backward(self, positions: Tensor, objective: Objective) -> Tensor:
         inputs, targets = self.task.pool.batch(positions)
-        loss = self.task.loss.function(self.module(inputs), targets)
+        loss = self.task.loss.function(self._forward(inputs, objective), targets)
         total = loss if objective.penalty is None else loss + objective.penalty(self.live)
         # Copied from where autograd made them: cheaper than zeroing ours and adding up in them.
         found = torch.autograd.grad(total, self._trained, allow_unused=True, materialize_grads=True)
@@ -213,6 +213,14 @@ class Bench:
             self.live.gradients[name].zero_()
         self.meter.flops += (self.cost.forward + self.cost.backward) * len(positions)
         return loss.detach()
+
+    def _forward(self, inputs: Tensor, objective: Objective) -> Tensor:
+        if objective.effective is None:
+            outputs: Tensor = self.module(inputs)
+            return outputs
+        effective = dict(objective.effective(self.live))
+        outputs = torch.func.functional_call(self.module, effective, (inputs,))
+        return outputs
 
     def _count_flops(self) -> Cost:
         examples = min(2, len(self.task.pool))

@@ -60,6 +60,14 @@ def count(loss: Callable[[], Tensor], examples: int) -> Cost:
     return Cost(forward.flops // examples, backward.flops // examples)
 
 
+def count_all(work: Callable[[], object]) -> int:
+    """Count everything that ``work`` computes."""
+    counter = _Counter()
+    with _without_onednn(), counter:
+        work()
+    return counter.flops
+
+
 @contextmanager
 def _without_onednn() -> Iterator[None]:
     """Inside the block a recurrent layer is a chain of matrix products, which have a formula."""

@@ -12,8 +12,9 @@ from fedbonsai.core.layout import Layout
 from fedbonsai.core.seeds import generator, seeded
 from fedbonsai.core.state import Tensors
 from fedbonsai.core.support import Support
+from fedbonsai.learning import probes
 from fedbonsai.learning.bench import Bench, Evaluation
-from fedbonsai.learning.objective import Objective
+from fedbonsai.learning.objective import Moment, Objective
 
 PARTS = ("train", "validation", "holdout")
 
@@ -78,6 +79,7 @@ class Learner:
         objective: Objective | None = None,
         epochs: int | None = None,
         steps: int | None = None,
+        part: int = 0,
     ) -> Fit:
         """Train ``weights`` on the client's data.
 
@@ -87,6 +89,7 @@ class Learner:
             objective: What the method adds to the loss, the gradients or the steps.
             epochs: Passes over the data, in place of what the run is set to.
             steps: Optimizer steps, in place of what the run is set to.
+            part: Which part of a round's training this is, for a client that trains in several: each shuffles anew.
 
         Raises:
             ClientError: The client has no training examples, or its loss stopped being a number.
@@ -98,13 +101,16 @@ class Learner:
             bench.flat.mul_(mask)
         bench.flat_anchor.copy_(bench.flat)
         bench.optimizer.reset()
-        lr = bench.work.learning_rate(self.progress)
+        base = bench.work.learning_rate(self.progress)
+        planned, batches = self._batches(epochs, steps, part)
         total, seen, made = torch.zeros(()), 0, 0
-        with seeded(self.seed, "dropout", self.turn, self.client):
-            for positions in self._batches(epochs, steps):
+        with seeded(self.seed, _part("dropout", part), self.turn, self.client), objective.around(bench.module):
+            for made, positions in enumerate(batches, 1):
+                moment = Moment(made - 1, planned, base)
+                lr = base if objective.learning_rate is None else objective.learning_rate(bench.live, moment)
                 loss = bench.step(positions, lr=lr, mask=mask, objective=objective)
                 total.add_(loss, alpha=len(positions))
-                seen, made = seen + len(positions), made + 1
+                seen += len(positions)
         trained = bench.weights()
         if not bool(total.isfinite()) or not bool(bench.flat.isfinite().all()):
             raise ClientError(f"client {self.client}: the training loss must stay finite, got {float(total)}")
@@ -126,6 +132,22 @@ class Learner:
         parts = self._parts(self._positions())
         with seeded(self.seed, "gradients", self.turn, self.client):
             return self.bench.gradient(iter(parts[:batches]))
+
+    def hessian_gradient(self, weights: Tensors, *, batches: int | None = None) -> dict[str, Tensor]:
+        """The Hessian of the mean loss at ``weights`` times its gradient, of every parameter (GraSP's ``H g``).
+
+        Raises:
+            ClientError: The client has no training examples.
+        """
+        self.bench.load({**weights, **self.buffers})
+        parts = self._parts(self._positions())
+        with seeded(self.seed, "gradients", self.turn, self.client):
+            return probes.hessian_gradient(self.bench, parts[:batches])
+
+    def flow_gradient(self, weights: Tensors) -> dict[str, Tensor]:
+        """The gradient of the flow through a network of absolute weights (SynFlow); needs no data but its shape."""
+        self.bench.load({**weights, **self.buffers})
+        return probes.flow_gradient(self.bench)
 
     def evaluate(self, weights: Tensors, part: str = "validation") -> Evaluation:
         """Mean loss and metric at ``weights`` on one part of the client's data.
@@ -162,12 +184,17 @@ class Learner:
         left_over = self.bench.has_batch_norm and len(parts[-1]) == 1 < len(parts[0])
         return parts[:-1] if left_over else parts
 
-    def _batches(self, epochs: int | None, steps: int | None) -> Iterator[Tensor]:
-        """Batches of shuffled positions: some passes over the data, or as many as the steps need."""
+    def _batches(self, epochs: int | None, steps: int | None, part: int) -> tuple[int, Iterator[Tensor]]:
+        """How many batches, and they: of shuffled positions, some passes over the data or as many as the steps need."""
         work = self.bench.work
         if epochs is not None or steps is not None:
             work = replace(work, epochs=work.epochs if epochs is None else epochs, steps=steps)
-        own, shuffle = self._positions(), generator(self.seed, "batches", self.turn, self.client)
+        own, shuffle = self._positions(), generator(self.seed, _part("batches", part), self.turn, self.client)
         passes = (self._parts(own[torch.randperm(len(own), generator=shuffle)]) for _ in count())
         made = work.epochs * len(self._parts(own)) if work.steps is None else work.steps
-        return islice(chain.from_iterable(passes), made)
+        return made, islice(chain.from_iterable(passes), made)
+
+
+def _part(purpose: str, part: int) -> str:
+    """The name of the randomness of one part of a round's training."""
+    return f"{purpose} {part}" if part else purpose

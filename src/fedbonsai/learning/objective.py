@@ -1,9 +1,10 @@
 """What a method may add to local training, without touching the loop or an engine."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,15 +29,44 @@ class Live:
 
 
 @dataclass(frozen=True)
+class Moment:
+    """Where in a fit a step is.
+
+    Attributes:
+        step: Steps made before it.
+        steps: Steps of the whole fit.
+        lr: The learning rate that the run has set.
+    """
+
+    step: int
+    steps: int
+    lr: float
+
+
+def nothing(_: nn.Module) -> AbstractContextManager[None]:
+    """Change nothing around training."""
+    return nullcontext()
+
+
+@dataclass(frozen=True)
 class Objective:
-    """Up to three interventions in every step of local training.
+    """Interventions in local training; the engine and the loop know none of them.
 
     Attributes:
         penalty: A term that is added to the loss of a batch; gradients flow through ``live.weights``.
         gradient: Changes ``live.flat_gradient`` in place, before masking and clipping.
         after_step: Changes ``live.flat`` in place, after the optimizer's step; pruned weights are zeroed after it.
+        effective: A parametrisation: the tensors that the module runs with, as a differentiable function of the
+            trained ones in ``live.weights``. What is trained and what travels are then scores, say, and the module
+            itself stays as it is. A tensor that is not named is used as it is trained.
+        around: A surgery: entered with the module around all steps of a fit (forward hooks, saved-tensor hooks), and
+            left after them, whatever happens.
+        learning_rate: The learning rate of a step, in place of the run's.
     """
 
     penalty: Callable[[Live], Tensor] | None = None
     gradient: Callable[[Live], None] | None = None
     after_step: Callable[[Live], None] | None = None
+    effective: Callable[[Live], Mapping[str, Tensor]] | None = None
+    around: Callable[[nn.Module], AbstractContextManager[None]] = nothing
+    learning_rate: Callable[[Live, Moment], float] | None = None

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
@@ -37,7 +38,9 @@ def keep_top(scores: Float[Tensor, "*dims"], count: int) -> Bool[Tensor, "*dims"
         raise SupportError("scores must be numbers, got NaN")
     if count == 0:
         return torch.zeros(scores.shape, dtype=torch.bool)
-    cut = torch.kthvalue(flat, flat.numel() - count + 1).values
+    # Selection without sorting: on one copy of the scores, where torch.kthvalue carries an index for each besides.
+    place = flat.numel() - count
+    cut = float(np.partition(flat.detach().numpy(), place)[place])
     keep = flat > cut
     ties = (flat == cut).nonzero().reshape(-1)
     keep[ties[: count - int(keep.sum())]] = True
@@ -66,13 +69,18 @@ def keep_top_global(
         (tensor([ True, False]), tensor([False,  True]))
     """
     floors = floors or {}
-    forced = {name: keep_top(value, floors.get(name, 0)) for name, value in scores.items()}
     least = sum(floors.get(name, 0) for name in scores)
     if count < least:
         raise SupportError(f"count must be at least the floors together, {least}, got {count}")
-    pooled = torch.cat([torch.where(forced[name], torch.inf, value).reshape(-1) for name, value in scores.items()])
-    kept = torch.split(keep_top(pooled, count), [value.numel() for value in scores.values()])
-    return {name: mask.reshape(value.shape) for (name, value), mask in zip(scores.items(), kept, strict=True)}
+    pooled = torch.cat([value.reshape(-1) for value in scores.values()])
+    if least:
+        forced = torch.cat([keep_top(value, floors.get(name, 0)).reshape(-1) for name, value in scores.items()])
+        kept = forced.clone()
+        kept[~forced] = keep_top(pooled[~forced], count - least)
+    else:
+        kept = keep_top(pooled, count)
+    parts = torch.split(kept, [value.numel() for value in scores.values()])
+    return {name: mask.reshape(value.shape) for (name, value), mask in zip(scores.items(), parts, strict=True)}
 
 
 def above(scores: Mapping[str, Tensor], threshold: float, scale: str = "absolute") -> dict[str, Tensor]:

@@ -17,6 +17,20 @@ Unit = Literal["connection", "neuron"]
 Supports = Mapping[str, Support]
 
 
+def masks_of(layout: Layout, supports: Supports) -> dict[str, Tensor]:
+    """A mask of every prunable tensor, all True where it has no support."""
+    return {
+        name: supports[name].indicator() if name in supports else torch.ones(layout.shapes[name], dtype=torch.bool)
+        for name in layout.prunable
+    }
+
+
+def supports_of(masks: Mapping[str, Tensor]) -> dict[str, Support]:
+    """The supports of masks; one that is all True is dense, and not named."""
+    found = {name: Support.masked(mask) for name, mask in masks.items()}
+    return {name: support for name, support in found.items() if support.kind != "dense"}
+
+
 @dataclass(frozen=True)
 class Selection:
     """How a model's weights are selected.
@@ -92,7 +106,7 @@ class Selection:
             absent = {name: _where(here[name], one, present=False) for name, one in growth.items()}
             grown, _ = self._top(absent, count - self._counted(masks), floors=False)
             masks = {name: mask | grown[name] for name, mask in masks.items()}
-        return self._supports(masks), floored
+        return supports_of(masks), floored
 
     def within(
         self, masks: Mapping[str, Tensor], scores: Mapping[str, Tensor], present: Supports
@@ -110,10 +124,10 @@ class Selection:
             kept = {name: mean > 0 for name, mean in means.items()}
             floors = floors_of(((name, layer.count) for name, layer in layers.items()), self.floor)
             kept, floored = _raised(kept, ranks, floors)
-            return self._supports(self._expanded(kept, layers)), [layers[name].tensors[0][0] for name in floored]
+            return supports_of(self._expanded(kept, layers)), [layers[name].tensors[0][0] for name in floored]
         floors = floors_of(((name, mask.numel()) for name, mask in masks.items()), self.floor)
         masks, floored = _raised(allowed, scores, floors)
-        return self._supports(masks), floored
+        return supports_of(masks), floored
 
     def _top(self, scores: Mapping[str, Tensor], count: int, *, floors: bool) -> tuple[dict[str, Tensor], list[str]]:
         """The best ``count`` of what has a score above minus infinity, and the layers held up by their floor."""
@@ -139,10 +153,6 @@ class Selection:
 
     def _counted(self, masks: Mapping[str, Tensor]) -> int:
         return sum(int(masks[name].sum()) for name in self.layout.prunable)
-
-    def _supports(self, masks: Mapping[str, Tensor]) -> dict[str, Support]:
-        found = {name: Support.masked(mask) for name, mask in masks.items()}
-        return {name: support for name, support in found.items() if support.kind != "dense"}
 
     def _fixed(self) -> int:
         """Prunable weights that are always kept: with neurons, those of the output layer."""

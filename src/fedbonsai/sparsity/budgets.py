@@ -1,0 +1,138 @@
+"""How many weights each layer keeps: exact counts that add up to the whole."""
+
+import math
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from fedbonsai.core.errors import SupportError, lookup
+from fedbonsai.sparsity.masks import keep_top, keep_top_global
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+def uniform(shapes: Shapes) -> dict[str, float]:
+    """The same density everywhere: a layer's share is its size.
+
+    Examples:
+        >>> spread(uniform({"a": (4, 5), "b": (10, 8)}), {"a": (4, 5), "b": (10, 8)}, count=10)
+        {'a': 2, 'b': 8}
+    """
+    return {name: float(math.prod(shape)) for name, shape in shapes.items()}
+
+
+def erk(shapes: Shapes) -> dict[str, float]:
+    """Erdős-Rényi kernel: a layer's density is proportional to the sum of its dimensions over their product.
+
+    Large layers are pruned harder than small ones (Mocanu et al., Nature Communications 2018; with kernel dimensions
+    Evci et al., ICML 2020, section 3). A layer that would get more than it has is kept whole (see `spread`).
+
+    Examples:
+        >>> spread(erk({"a": (4, 5), "b": (10, 8)}), {"a": (4, 5), "b": (10, 8)}, count=27)
+        {'a': 9, 'b': 18}
+    """
+    return {name: float(sum(shape)) for name, shape in shapes.items()}
+
+
+def spread(
+    shares: Mapping[str, float], shapes: Shapes, count: int, floors: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Divide ``count`` weights among layers in proportion to ``shares``, no layer beyond its size or below its floor.
+
+    What a full layer cannot take goes to the others, again in proportion; fractions go to the largest remainders, ties
+    to the earlier layer.
+
+    Args:
+        shares: What each layer asks for, >= 0, at any scale.
+        shapes: The layers.
+        count: Weights to keep in all.
+        floors: At least so many in each layer.
+
+    Raises:
+        SupportError: The floors together are more than ``count``, or it is more than there is.
+    """
+    sizes = {name: math.prod(shapes[name]) for name in shares}
+    least = {name: min((floors or {}).get(name, 0), sizes[name]) for name in shares}
+    if not sum(least.values()) <= count <= sum(sizes.values()):
+        raise SupportError(f"count must be in [{sum(least.values())}, {sum(sizes.values())}], got {count}")
+    fixed: dict[str, int] = {}
+    while True:
+        free = [name for name in shares if name not in fixed]
+        left, weight = count - sum(fixed.values()), sum(shares[name] for name in free)
+        wanted = {name: left * shares[name] / weight if weight else left / len(free) for name in free}
+        full = {name: sizes[name] for name in free if wanted[name] > sizes[name]}
+        low = {name: least[name] for name in free if wanted[name] < least[name]}
+        # Full layers first: what they give back may lift the low ones above their floors.
+        if not (full or low):
+            break
+        fixed |= full or low
+    whole = {name: min(math.floor(value + 1e-9), sizes[name]) for name, value in wanted.items()}
+    by_remainder = sorted(whole, key=lambda name: (whole[name] - wanted[name], list(shares).index(name)))
+    for name in by_remainder[: left - sum(whole.values())]:
+        whole[name] += 1
+    return {name: fixed.get(name, whole.get(name, 0)) for name in shares}
+
+
+def lamp(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Layer-adaptive magnitude: each square over the sum of all squares in its layer that are not smaller.
+
+    ``score(u) = w_u^2 / sum_{v: |w_v| >= |w_u|} w_v^2`` (Lee et al., ICLR 2021, equation 4); the largest of every
+    layer scores 1, so that a global selection empties none.
+
+    Examples:
+        >>> lamp({"w": torch.tensor([3.0, 4.0, 0.0])})["w"]
+        tensor([0.3600, 1.0000, 0.0000])
+    """
+    found = {}
+    for name, score in scores.items():
+        ascending = torch.sort(score.reshape(-1).square(), stable=True)
+        tails = ascending.values.flip(0).cumsum(0, dtype=torch.float64).flip(0)
+        ranked = torch.where(tails > 0, ascending.values / tails, 0.0).float()
+        found[name] = torch.empty_like(ranked).scatter_(0, ascending.indices, ranked).reshape(score.shape)
+    return found
+
+
+SHARES: Mapping[str, Callable[[Shapes], dict[str, float]]] = {"uniform": uniform, "erk": erk}
+BUDGETS = ("global", "uniform", "erk", "lamp")
+
+
+def layer_counts(budget: str, shapes: Shapes, count: int, floors: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Weights that each layer keeps under a budget that follows from shapes alone: ``uniform`` or ``erk``."""
+    return spread(SHARES[lookup("budget", budget, list(SHARES))](shapes), shapes, count, floors)
+
+
+def keep_counts(scores: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Tensor]:
+    """The best ``counts[name]`` of every layer, ties by index."""
+    return {name: keep_top(score, counts[name]) for name, score in scores.items()}
+
+
+def select(
+    scores: Mapping[str, Tensor], count: int, budget: str = "global", floors: Mapping[str, int] | None = None
+) -> dict[str, Tensor]:
+    """Keep exactly ``count`` weights of a model.
+
+    Args:
+        scores: One score per weight, by layer.
+        count: How many to keep in all.
+        budget: ``global`` compares scores across layers; ``lamp`` does after rescaling them; ``uniform`` and ``erk``
+            give every layer its count first.
+        floors: At least so many in each layer.
+
+    Returns:
+        Masks by layer.
+
+    Raises:
+        ConfigError: There is no such budget.
+        SupportError: ``count`` cannot be met.
+
+    Examples:
+        >>> scores = {"a": torch.tensor([5.0, 4.0]), "b": torch.tensor([1.0, 2.0])}
+        >>> [select(scores, 2, budget)["a"].tolist() for budget in ("global", "uniform")]
+        [[True, True], [True, False]]
+    """
+    lookup("budget", budget, BUDGETS)
+    if budget in SHARES:
+        shapes = {name: tuple(score.shape) for name, score in scores.items()}
+        return keep_counts(scores, layer_counts(budget, shapes, count, floors))
+    return keep_top_global(lamp(scores) if budget == "lamp" else scores, count, floors)
