@@ -112,6 +112,12 @@ class Total:
         """How many updates were added."""
         return len(self.members)
 
+    @property
+    def validation_metric(self) -> float | None:
+        """The clients' metric of what they received, over all their validation examples; None if nobody judged."""
+        metric, judged = self.numbers.get("validation_metric"), self.numbers.get("validation_examples")
+        return metric / judged if metric is not None and judged else None
+
     def add(self, update: Message) -> None:
         """Add one client's update, in place: all of it or, with an error, nothing.
 

@@ -83,13 +83,12 @@ class Ledger:
     def row(self, after: State, total: Total) -> Row:
         """The line of this round in ``result.json``."""
         loss = total.numbers.get("loss")
-        metric, judged = total.numbers.get("validation_metric"), total.numbers.get("validation_examples")
         bookings = [booked for groups in self.traffic.values() for booked in groups.values()]
         return {
             "round": after.round,
             "stage": self.stage,
             "train_loss": loss / total.weight if loss is not None and total.weight else None,
-            "validation_metric": metric / judged if metric is not None and judged else None,
+            "validation_metric": total.validation_metric,
             "test_loss": None,
             "test_metric": None,
             "density": after.density,

@@ -32,3 +32,9 @@ def stepped(state: State, target: Tensors, optimizer: str, lr: float) -> State:
     """The state after the server has moved its weights towards ``target`` (see `server_step`)."""
     weights, kept = server_step(state.weights, target, state.optimizer, optimizer=optimizer, lr=lr)
     return state.moved(weights, optimizer=kept)
+
+
+def worsens(learner: Learner, weights: Tensors, supports: Mapping[str, Support], tolerance: float) -> bool:
+    """Whether cutting ``weights`` to ``supports`` raises the validation loss by more than a relative tolerance."""
+    cut = {name: supports[name].apply(one) if name in supports else one for name, one in weights.items()}
+    return learner.evaluate(cut).loss > learner.evaluate(weights).loss * (1 + tolerance)

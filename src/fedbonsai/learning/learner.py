@@ -71,7 +71,7 @@ class Learner:
         """The seed of the run."""
         return self.bench.seed
 
-    def fit(
+    def fit(  # noqa: PLR0913  each of the four is needed alone, by some method
         self,
         weights: Tensors,
         supports: Mapping[str, Support] | None = None,

@@ -7,8 +7,6 @@ examples voted for (ties by magnitude).
 
 Symbols: d = ``density`` to end with, d_t = density asked for in round t (cubic from 1 to d between ``warmup`` and
 ``reach``), alpha = ``server_lr``.
-Adaptive pruning: d_t follows the clients' validation metric of the model they receive (`Ramp.followed`); where it
-grows, clients regrow weights by gradient.
 """
 
 from dataclasses import dataclass, replace
@@ -19,16 +17,15 @@ from fedbonsai.core.fields import DENSITY, NOT_NEGATIVE, PART, POSITIVE, Only, c
 from fedbonsai.core.layout import Layout
 from fedbonsai.core.message import Message
 from fedbonsai.core.state import Memory, Setting, State, Tensors
-from fedbonsai.core.support import Support
 from fedbonsai.federated.aggregate import Absent, Denominator, Kernel, ServerOptimizer, Total, average
 from fedbonsai.federated.consensus import ballot, voted
 from fedbonsai.federated.method import Plan, Traits
-from fedbonsai.federated.steps import model_task, stepped, trained
+from fedbonsai.federated.steps import model_task, stepped, trained, worsens
 from fedbonsai.learning.learner import Learner
 from fedbonsai.sparsity.masks import above
 from fedbonsai.sparsity.schedules import Ramp
 from fedbonsai.sparsity.scores import score
-from fedbonsai.sparsity.selection import Selection, Unit
+from fedbonsai.sparsity.selection import Choice, Selection, Supports, Unit
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +45,7 @@ class LocalPrune:
             takes a client's pruning back when its validation loss rose by more than ``tolerance``.
         regrow: Share of the kept weights that ``gradient`` swaps in the first round; falls linearly to none.
         tolerance: Relative rise of the validation loss that ``rollback`` accepts.
-        adaptive: Let the density follow the validation metric.
+        adaptive: Let d_t follow the clients' metric of what they receive (`Ramp.followed`); they regrow by gradient.
         slack: Drop of the validation metric that ``adaptive`` accepts.
         denominator: Average a weight over the clients that kept it, or over the whole cohort.
         absent: What a client that pruned a weight says of it: nothing (keep), or zero.
@@ -79,7 +76,7 @@ class LocalPrune:
 
     def __post_init__(self) -> None:
         check(self)
-        if self.density is not None and self.threshold is not None:
+        if None not in (self.density, self.threshold):
             raise ConfigError(f"give density or threshold, got both ({self.density} and {self.threshold})")
         if self.threshold is not None and self.adaptive:
             raise ConfigError("adaptive moves a density, got a threshold; write density=... instead")
@@ -108,10 +105,9 @@ class LocalPrune:
         if not task.numbers["prune"]:
             return trained(fit, received, **numbers), memory
         supports, floored = self._prune(fit.weights, received, task, learner)
-        if self.recover == "rollback" and self._hurts(fit.weights, supports, learner):
+        if self.recover == "rollback" and worsens(learner, fit.weights, supports, self.tolerance):
             supports, numbers["rolled_back"] = received, 1
-        numbers |= ballot(supports, floored, self._selection(learner.layout))
-        return trained(fit, supports, **numbers), memory
+        return trained(fit, supports, **numbers, **ballot(supports, floored, self._selection(learner.layout))), memory
 
     def finalize(self, state: State, total: Total) -> State:
         mean = average(total, state.weights, Kernel("weights", self.denominator, self.absent))
@@ -123,9 +119,7 @@ class LocalPrune:
     def model(self, state: State) -> Tensors:
         return state.weights
 
-    def _prune(
-        self, weights: Tensors, received: dict[str, Support], task: Message, learner: Learner
-    ) -> tuple[dict[str, Support], list[str]]:
+    def _prune(self, weights: Tensors, received: Supports, task: Message, learner: Learner) -> Choice:
         """Choose what a client keeps of its trained weights, and say which layers their floor held up."""
         selection = self._selection(learner.layout)
         wanted = round(task.numbers["density"] * selection.total)
@@ -139,19 +133,12 @@ class LocalPrune:
         growth = score("gradient", prunable, gradients) if grows else None
         return selection.choose(scores, received, wanted, growth, swapped)
 
-    def _hurts(self, weights: Tensors, supports: dict[str, Support], learner: Learner) -> bool:
-        """Whether pruning raised the client's validation loss by more than the tolerance."""
-        cut = {name: supports[name].apply(one) if name in supports else one for name, one in weights.items()}
-        return learner.evaluate(cut).loss > learner.evaluate(weights).loss * (1 + self.tolerance)
-
     def _next(self, state: State, total: Total) -> dict[str, float]:
         """What the server remembers: the density to ask for in the next round, and the metric that it follows."""
         ramp, finished = self._ramp(state.setting), state.round + 1
         if not self.adaptive:
             return {"density": ramp.density(finished)}
-        metric = total.numbers["validation_metric"] / max(total.numbers["validation_examples"], 1)
-        before = {name: float(value) for name, value in state.memory.numbers.items()}
-        return ramp.followed(before, metric, finished, self.slack)
+        return ramp.followed(state.memory.numbers, total.validation_metric or 0.0, finished, self.slack)
 
     def _ramp(self, setting: Setting) -> Ramp:
         return Ramp.over(setting.rounds, self.warmup, self.reach, 0.2 if self.density is None else self.density)

@@ -129,7 +129,9 @@ class Ramp:
         progress = (finished + 1 - self.start) / (self.end - self.start)
         return SCHEDULES[self.shape](progress, 1.0, self.target)
 
-    def followed(self, before: Mapping[str, float], metric: float, finished: int, slack: float) -> dict[str, float]:
+    def followed(
+        self, before: Mapping[str, float | str], metric: float, finished: int, slack: float
+    ) -> dict[str, float]:
         """The next density when a metric decides: prune on while it holds, rest, or grow back.
 
         The metric is smoothed (half of it is new) and held against its best so far. While it has dropped by ``slack``
@@ -151,9 +153,9 @@ class Ramp:
             ...  for m in (0.89, 0.87, 0.85)]
             [0.25, 0.5, 1.0]
         """
-        metric = 0.5 * (before.get("metric", metric) + metric)
-        best = max(before.get("best", metric), metric)
-        factor, drop, density = self.target ** (1 / (self.end - self.start)), best - metric, before["density"]
+        metric = 0.5 * (float(before.get("metric", metric)) + metric)
+        best = max(float(before.get("best", metric)), metric)
+        factor, drop, density = self.target ** (1 / (self.end - self.start)), best - metric, float(before["density"])
         if finished > self.start:
             density *= factor if drop <= slack else 1.0 if drop <= 2 * slack else 1 / factor
         return {"density": min(1.0, max(self.target, density)), "metric": metric, "best": best}

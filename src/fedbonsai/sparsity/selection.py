@@ -15,6 +15,8 @@ from fedbonsai.sparsity.units import Layer, expand, floors_of, keep_top_units, l
 
 Unit = Literal["connection", "neuron"]
 Supports = Mapping[str, Support]
+Choice = tuple[dict[str, Support], list[str]]
+"""The new supports, and the layers whose floor had to be kept."""
 
 
 def masks_of(layout: Layout, supports: Supports) -> dict[str, Tensor]:
@@ -82,7 +84,7 @@ class Selection:
         count: int,
         growth: Mapping[str, Tensor] | None = None,
         swapped: int = 0,
-    ) -> tuple[dict[str, Support], list[str]]:
+    ) -> Choice:
         """Keep ``count`` weights: the best of the present ones, and with ``growth`` the best of the absent ones.
 
         Args:
@@ -108,9 +110,7 @@ class Selection:
             masks = {name: mask | grown[name] for name, mask in masks.items()}
         return supports_of(masks), floored
 
-    def within(
-        self, masks: Mapping[str, Tensor], scores: Mapping[str, Tensor], present: Supports
-    ) -> tuple[dict[str, Support], list[str]]:
+    def within(self, masks: Mapping[str, Tensor], scores: Mapping[str, Tensor], present: Supports) -> Choice:
         """Keep what ``masks`` allow of what is present; a layer below its floor keeps its best present ones instead.
 
         A neuron stays when any of its weights does.
