@@ -5,11 +5,12 @@ from torch import nn
 
 from fedbonsai.core.errors import ConfigError
 from fedbonsai.models.dense import dense, scaled
+from fedbonsai.models.layers import Conv2d, MaxPool2d
 
 
 def cnn(shape: tuple[int, ...], classes: int, width: float) -> nn.Module:
     """The example CNN: convolution 3x3 of 32, max-pool 2, dense 64, dense out."""
-    layers = [nn.Conv2d(shape[0], scaled(32, width), 3), nn.ReLU(), nn.MaxPool2d(2)]
+    layers = [Conv2d(shape[0], scaled(32, width), 3), nn.ReLU(), MaxPool2d(2)]
     return _classifier(layers, shape, [scaled(64, width), classes])
 
 
@@ -20,12 +21,12 @@ def lenet5(shape: tuple[int, ...], classes: int, width: float) -> nn.Module:
     """
     first, second = scaled(6, width), scaled(16, width)
     layers = [
-        nn.Conv2d(shape[0], first, 5, padding=2 if min(shape[1:]) < 32 else 0),
+        Conv2d(shape[0], first, 5, padding=2 if min(shape[1:]) < 32 else 0),
         nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(first, second, 5),
+        MaxPool2d(2),
+        Conv2d(first, second, 5),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        MaxPool2d(2),
     ]
     return _classifier(layers, shape, [scaled(120, width), scaled(84, width), classes])
 
@@ -34,12 +35,12 @@ def leaf_cnn(shape: tuple[int, ...], classes: int, width: float) -> nn.Module:
     """The CNN that LEAF (Caldas et al., 2018) trains on FEMNIST: 6.6 million parameters there."""
     first, second = scaled(32, width), scaled(64, width)
     layers = [
-        nn.Conv2d(shape[0], first, 5, padding=2),
+        Conv2d(shape[0], first, 5, padding=2),
         nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(first, second, 5, padding=2),
+        MaxPool2d(2),
+        Conv2d(first, second, 5, padding=2),
         nn.ReLU(),
-        nn.MaxPool2d(2),
+        MaxPool2d(2),
     ]
     return _classifier(layers, shape, [scaled(2048, width), classes])
 
