@@ -10,7 +10,12 @@ CASES: dict[str, list[dict[str, object]]] = {
         {"server_optimizer": "momentum"},
         {"server_optimizer": "adam", "server_lr": 0.1},
     ],
+    "feddst": [{"density": 0.4, "alpha": 0.5, "period": 1, "first": 0.5}],
     "fedprox": [{"mu": 0.5}],
+    "fedsparsify": [
+        {"density": 0.3, "schedule": "exponential", "frequency": 2},
+        {"density": 0.4, "scope": "local", "merge": "majority"},
+    ],
     "local-prune": [
         {"density": 0.3},
         {"density": 0.2, "importance": "gradient", "absent": "keep", "denominator": "cohort"},
@@ -24,12 +29,16 @@ CASES: dict[str, list[dict[str, object]]] = {
 
 DENSE: dict[str, dict[str, object]] = {
     "fedavg": {},
+    "feddst": {"density": 1.0},
     "fedprox": {"mu": 0.0},
+    "fedsparsify": {"density": 1.0, "scope": "local"},
     "local-prune": {"density": 1.0},
 }
 """Settings under which a method is FedAvg, bit for bit."""
 
 EXACT: dict[str, list[dict[str, object]]] = {
+    "feddst": [{"density": 0.3, "alpha": 0.5, "period": 1}],
+    "fedsparsify": [{"density": 0.3}, {"density": 0.05, "frequency": 3, "reach": 0.8}],
     "local-prune": [
         {"density": 0.3},
         {"density": 0.05},

@@ -4,73 +4,15 @@ import dataclasses
 
 import pytest
 import torch
-from torch import nn, tensor
+from golden.scripted import Scripted, kept, next_round, one_round, scripted
+from torch import tensor
 
-from fedbonsai.core.layout import Layout, Slot
-from fedbonsai.core.message import Message
-from fedbonsai.core.state import Memory, Setting
-from fedbonsai.federated.aggregate import Total
-from fedbonsai.learning.bench import Bench
-from fedbonsai.learning.learner import Fit, Learner
-from fedbonsai.learning.task import Task
-from fedbonsai.learning.work import Work
 from fedbonsai.methods.local_prune import LocalPrune
-
-LAYOUT = Layout((Slot("w", (1, 3), prunable=True),))
-SETTING = Setting(rounds=1, clients=2, seed=0, layout=LAYOUT)
-START = {"w": tensor([[1.0, 1.0, 1.0]])}
-
-
-@dataclasses.dataclass
-class Scripted(Learner):
-    """A learner whose training gives what the test says."""
-
-    trained: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros(1, 3))
-    gradient: torch.Tensor = dataclasses.field(default_factory=lambda: torch.zeros(1, 3))
-    examples: int = 1
-
-    def fit(self, weights, supports=None, **_) -> Fit:
-        return Fit({"w": self.trained}, 0.0, self.examples, 1)
-
-    def gradients(self, weights, **_):
-        return {"w": self.gradient}
-
-
-def scripted(trained: list[float], examples: int, gradient: tuple[float, ...] = (0.0, 0.0, 0.0)) -> Scripted:
-    def model() -> nn.Module:
-        layer = nn.Module()
-        layer.w = nn.Parameter(torch.ones(1, 3))
-        layer.forward = lambda x: x @ layer.w.T
-        return layer
-
-    task = Task(
-        model=model,
-        loss="mse",
-        clients=[(torch.ones(4, 3), torch.full((4, 1), 3.0))],
-        test=(torch.ones(1, 3), torch.ones(1, 1)),
-    )
-    bench = Bench(task.prepared(0.25, seed=0), Work(), seed=0)
-    return Scripted(bench, 0, trained=tensor([trained]), examples=examples, gradient=tensor([list(gradient)]))
-
-
-def one_round(method: LocalPrune, learners: list[Scripted]):
-    state = method.init(SETTING, START)
-    total, updates = Total(), []
-    for learner in learners:
-        task = method.distribute(state, 0).with_numbers(progress=0.0)
-        update, _ = method.work(task, Memory(), learner)
-        updates.append(update)
-        total.add(update)
-    return method.finalize(state, total), updates
 
 
 def clients() -> list[Scripted]:
     """Of three weights each keeps two (density 2/3): one, with 1 example, w0 and w1; two, with 3, w0 and w2."""
     return [scripted([2.0, 8.0, 0.5], examples=1), scripted([6.0, 0.25, 4.0], examples=3)]
-
-
-def kept(update: Message) -> list[bool]:
-    return update.groups["weights"]["w"].support.indicator()[0].tolist()
 
 
 def test_each_client_keeps_its_own_largest():
@@ -112,13 +54,9 @@ def test_a_threshold_removes_what_equals_it():
 
 def test_recovery_by_gradient_grows_what_was_absent():
     method = LocalPrune(density=2 / 3, recover="gradient", regrow=0.5)
-    state = method.init(SETTING, START)
-    total = Total()
-    for learner in clients():
-        total.add(method.work(method.distribute(state, 0).with_numbers(progress=0.0), Memory(), learner)[0])
-    state = method.finalize(state, total)  # w1 is absent now
+    state, _ = one_round(method, clients())  # w1 is absent now
     learner = scripted([5.0, 0.0, 4.0], examples=1, gradient=(9.0, 3.0, 9.0))
-    update, _ = method.work(method.distribute(state, 0).with_numbers(progress=0.0), Memory(), learner)
+    _, (update,) = next_round(method, state, [learner])
     # Of 2 weights round(0.5 * 2) = 1 is swapped: w2, the smaller, goes; of the absent (w1 alone) w1 comes, as zero.
     assert kept(update) == [True, True, False]
     assert update.dense()["w"].tolist() == [[5.0, 0.0, 0.0]]

@@ -10,7 +10,9 @@ if TYPE_CHECKING:
 
 METHODS = {
     "fedavg": "FedAvg",
+    "feddst": "FedDST",
     "fedprox": "FedProx",
+    "fedsparsify": "FedSparsify",
     "local-prune": "LocalPrune",
 }
 """Class by the name used on the command line; the file is the name with underscores."""

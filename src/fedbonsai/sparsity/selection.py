@@ -110,6 +110,11 @@ class Selection:
             masks = {name: mask | grown[name] for name, mask in masks.items()}
         return supports_of(masks), floored
 
+    def largest(self, weights: Mapping[str, Tensor], present: Supports, density: float) -> dict[str, Support]:
+        """Keep the largest of the present weights, ``density`` of all prunable ones."""
+        scores = {name: weights[name].abs() for name in self.layout.prunable}
+        return self.choose(scores, present, round(density * self.total))[0]
+
     def within(self, masks: Mapping[str, Tensor], scores: Mapping[str, Tensor], present: Supports) -> Choice:
         """Keep what ``masks`` allow of what is present; a layer below its floor keeps its best present ones instead.
 
