@@ -15,6 +15,7 @@ from fedbonsai.core.support import Support
 from fedbonsai.learning import probes
 from fedbonsai.learning.bench import Bench, Evaluation
 from fedbonsai.learning.objective import Moment, Objective
+from fedbonsai.learning.work import Work
 
 PARTS = ("train", "validation", "holdout")
 
@@ -65,6 +66,11 @@ class Learner:
     def num_examples(self) -> int:
         """Examples that this client trains on."""
         return len(self.bench.task.splits[self.client].train)
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that a round's training takes, unless ``fit`` is told otherwise."""
+        return self._steps(self.bench.work)
 
     @property
     def seed(self) -> int:
@@ -191,8 +197,11 @@ class Learner:
             work = replace(work, epochs=work.epochs if epochs is None else epochs, steps=steps)
         own, shuffle = self._positions(), generator(self.seed, _part("batches", part), self.turn, self.client)
         passes = (self._parts(own[torch.randperm(len(own), generator=shuffle)]) for _ in count())
-        made = work.epochs * len(self._parts(own)) if work.steps is None else work.steps
+        made = self._steps(work)
         return made, islice(chain.from_iterable(passes), made)
+
+    def _steps(self, work: Work) -> int:
+        return work.epochs * len(self._parts(self._positions())) if work.steps is None else work.steps
 
 
 def _part(purpose: str, part: int) -> str:
