@@ -1,14 +1,18 @@
-"""Floats as planes of bytes, bit-exact: exponents compress, signs and mantissas do not."""
+"""Floats bit-exact: as planes of bytes, of which only exponents compress; or as a table, where few differ."""
 
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fedbonsai.wire.bits import join_digits, split_digits
+from fedbonsai.wire.errors import SupportCodingError, require
 from fedbonsai.wire.streams import Sink, Source
 
 Words = NDArray[np.unsignedinteger[Any]]
 """Floats as unsigned integers of the same bits."""
+
+_MOST = 256
 
 
 def write_planes(words: Words, sink: Sink) -> None:
@@ -35,6 +39,49 @@ def read_planes(count: int, size: int, source: Source) -> Words:
     turned >>= kind(1)
     turned |= signs
     return turned
+
+
+def are_few(words: Words) -> bool:
+    """Whether a table of the values and an index for each pay: 2 to 256 values, a quarter of the count at most.
+
+    A constant is left to its planes, which compress to nothing. The first values alone tell most others apart.
+    """
+    most = min(_MOST, words.size // 4)
+    if most <= 1:
+        return False
+    first = np.sort(words[: 4 * _MOST])  # np.unique takes ten times as long on so few
+    return 1 + np.count_nonzero(first[1:] != first[:-1]) <= most and 2 <= np.unique(words).size <= most
+
+
+def write_few(words: Words, sink: Sink) -> None:
+    """Append values of which few differ: an index each, as many a byte as fit, and their table."""
+    table, indices = np.unique(words, return_inverse=True)
+    sink.symbols.append(join_digits(indices, table.size, _per_byte(table.size), "u1"))
+    sink.rest.append(np.array([table.size - 1], np.uint8))
+    sink.rest.append(table.astype(table.dtype.newbyteorder("<")))
+
+
+def read_few(count: int, size: int, source: Source) -> Words:
+    """Undo `write_few` for ``count`` values of ``size`` bytes.
+
+    Raises:
+        SupportCodingError: An index lies beyond the table, or one that stands for no value is not zero.
+    """
+    source.budget.spend((2 * size + 8) * count, source.rest.place)
+    known = int(source.rest.take(1)[0]) + 1
+    table = source.rest.take(known * size).view(f"<u{size}").astype(f"u{size}")
+    per_byte = _per_byte(known)
+    digits = split_digits(source.symbols.take(-(-count // per_byte)), known, per_byte)
+    indices, unused = digits[:count], digits[count:]
+    good = bool((indices < known).all()) and not unused.any()
+    require(good, SupportCodingError, source.symbols.place, f"indices must be below {known}, and unused ones 0")
+    found: Words = table[indices]
+    return found
+
+
+def _per_byte(known: int) -> int:
+    """How many digits of base ``known`` fit into a byte: 8 of 2, 5 of 3, 4 of 4, 3 up to 6, 2 up to 16."""
+    return max(count for count in range(1, 9) if known**count <= 256 or count == 1)
 
 
 def write_difference(words: Words, base: Words, sink: Sink) -> None:
