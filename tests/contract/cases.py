@@ -10,6 +10,7 @@ CASES: dict[str, list[dict[str, object]]] = {
         {"server_optimizer": "momentum"},
         {"server_optimizer": "adam", "server_lr": 0.1},
     ],
+    "feddip": [{"density": 0.4, "initial_density": 0.8, "period": 1, "penalty": 0.01}],
     "feddst": [{"density": 0.4, "alpha": 0.5, "period": 1, "first": 0.5}],
     "fedprox": [{"mu": 0.5}],
     "fedsparsify": [
@@ -29,6 +30,7 @@ CASES: dict[str, list[dict[str, object]]] = {
 
 DENSE: dict[str, dict[str, object]] = {
     "fedavg": {},
+    "feddip": {"density": 1.0, "penalty": 0.0},
     "feddst": {"density": 1.0},
     "fedprox": {"mu": 0.0},
     "fedsparsify": {"density": 1.0, "scope": "local"},
@@ -37,6 +39,7 @@ DENSE: dict[str, dict[str, object]] = {
 """Settings under which a method is FedAvg, bit for bit."""
 
 EXACT: dict[str, list[dict[str, object]]] = {
+    "feddip": [{"density": 0.4}, {"density": 0.5, "period": 2, "feedback": False}],
     "feddst": [{"density": 0.3, "alpha": 0.5, "period": 1}],
     "fedsparsify": [{"density": 0.3}, {"density": 0.05, "frequency": 3, "reach": 0.8}],
     "local-prune": [

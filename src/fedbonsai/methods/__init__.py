@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 METHODS = {
     "fedavg": "FedAvg",
+    "feddip": "FedDIP",
     "feddst": "FedDST",
     "fedprox": "FedProx",
     "fedsparsify": "FedSparsify",

@@ -111,7 +111,7 @@ class FedSparsify:
     def _density(self, state: State) -> float:
         """1 - s_t for the round that is under way."""
         times = Every.over(state.setting.rounds, self.frequency, self.reach)
-        end = times.until - times.until % times.period
-        ramp = Ramp(min(round(self.start * state.setting.rounds), end - 1), end, self.density, self.schedule)
+        start = min(round(self.start * state.setting.rounds), times.last - 1)
+        ramp = Ramp(start, times.last, self.density, self.schedule)
         now = state.round + 1
         return ramp.density(now - now % times.period - 1)

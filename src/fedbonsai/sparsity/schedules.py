@@ -86,6 +86,11 @@ class Every:
         last = max(1, round(until * rounds))
         return Every(min(period, last), last)
 
+    @property
+    def last(self) -> int:
+        """The last of them."""
+        return self.until - self.until % self.period
+
     def due(self, round_: int) -> bool:
         """Whether round ``round_`` (from 1) is one of them."""
         return round_ <= self.until and round_ % self.period == 0
