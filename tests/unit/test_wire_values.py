@@ -62,6 +62,22 @@ def test_any_bits_of_floats_survive(words: np.ndarray, setting: str) -> None:
     assert torch.equal(bits_of(back.groups["weights"]["w"].values), bits_of(values))
 
 
+@pytest.mark.parametrize(("different", "bits"), [(2, 1.0), (3, 1.6), (11, 3.47), (16, 4.0), (256, 8.0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_few_different_values_cost_an_index_each(different: int, bits: float, dtype: torch.dtype) -> None:
+    table = weights(different).to(dtype)
+    table[:2] = torch.tensor([float("nan"), -0.0])  # any bits may be in the table
+    values = table[torch.randint(different, (300, 300), generator=torch.Generator().manual_seed(1))]
+    assert torch.equal(bits_of(through(values, "fp32")), bits_of(values))
+    overhead = 110 + different * dtype.itemsize
+    assert len(encode(Message({"weights": group({"w": values})}))) < 1.02 * bits / 8 * 90000 + overhead
+
+
+@pytest.mark.parametrize("values", [torch.ones(4000), weights(4000), torch.arange(7.0), weights(4000).repeat(2)])
+def test_one_value_and_many_are_left_to_their_planes(values: Tensor) -> None:
+    assert choose(Part(values, Support.dense(values.shape)), Coding.PLANES) is Coding.PLANES
+
+
 def test_a_difference_costs_less_than_the_values() -> None:
     values = weights(100, 100)
     base = {"weights": group({"w": values})}

@@ -199,6 +199,10 @@ def values() -> dict[str, Case]:
         "sign-nan": case(7, (), (floats(nan), BYTES[:8])),
         "ternary-digit": case(8, (np.full(13, 243, np.uint8),), (floats(1),), error="SupportCodingError"),
         "levels-crossed": case(9, (BYTES[:8],), (floats(2, 1),)),
+        "few-beyond": case(
+            11, (np.full(13, 242, np.uint8),), (BYTES[:1] + 2, floats(1, 2, 3)), error="SupportCodingError"
+        ),
+        "few-table-short": case(11, (sixty_four,), (BYTES[:1] + 255, floats(1, 2, 3)), error="TruncatedError"),
         "delta-without-base": case(10, (sixty_four,) * 4, (BYTES[:4],), error="UnknownBaseError"),
         "bomb": Case(bomb, "StreamError", "group 'weights', tensor 'w', values"),
     }
@@ -222,7 +226,8 @@ def seeds() -> dict[str, bytes]:
     known = {one.digest: one for one in held.values()}
     codings = ("fp32", "raw", "bf16", "int8", "int4", "uniform", "sign", "ternary", "bits")
     found = {values: encode(message, values=values) for values in codings}
-    return found | {"held": encode(message, held=known), "none": encode(Message())}
+    few = Message({"weights": group({name: one.sign() for name, one in tensors.items()}, held)})
+    return found | {"few": encode(few), "held": encode(message, held=known), "none": encode(Message())}
 
 
 def cases() -> dict[str, Case]:

@@ -50,7 +50,7 @@ def are_few(words: Words) -> bool:
     if most <= 1:
         return False
     first = np.sort(words[: 4 * _MOST])  # np.unique takes ten times as long on so few
-    return 1 + np.count_nonzero(first[1:] != first[:-1]) <= most and 2 <= np.unique(words).size <= most
+    return bool(1 + np.count_nonzero(first[1:] != first[:-1]) <= most) and 2 <= np.unique(words).size <= most
 
 
 def write_few(words: Words, sink: Sink) -> None:

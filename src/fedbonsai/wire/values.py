@@ -18,9 +18,12 @@ from fedbonsai.wire.bits import pack, unpack
 from fedbonsai.wire.errors import FieldError, UnknownBaseError, require
 from fedbonsai.wire.floats import (
     Words,
+    are_few,
     read_difference,
+    read_few,
     read_planes,
     write_difference,
+    write_few,
     write_planes,
 )
 from fedbonsai.wire.streams import Array, Sink, Source
@@ -58,6 +61,7 @@ class Coding(IntEnum):
     TERNARY = 8
     BITS = 9
     DELTA = 10
+    FEW = 11
 
 
 SETTINGS = {
@@ -75,7 +79,7 @@ SETTINGS = {
 }
 """Codings by the name of their setting; ``raw``, ``fp32`` and ``delta`` keep every bit."""
 
-EXACT = frozenset({Coding.RAW, Coding.PLANES, Coding.DELTA})
+EXACT = frozenset({Coding.RAW, Coding.PLANES, Coding.DELTA, Coding.FEW})
 """Codings that keep every bit."""
 
 _SMALLEST_MATRIX = 64
@@ -101,6 +105,11 @@ def setting(name: str) -> Coding:
     return SETTINGS[lookup("value coding", name, list(SETTINGS))]
 
 
+def is_exact(name: str) -> bool:
+    """Whether a coding keeps every bit; others draw from the message's round and client."""
+    return setting(name) in EXACT
+
+
 def choose(part: Part, wanted: Coding, *, differ: bool = False) -> Coding:
     """The coding that a tensor gets where ``wanted`` is set; ``differ``: there is a base for it.
 
@@ -110,16 +119,20 @@ def choose(part: Part, wanted: Coding, *, differ: bool = False) -> Coding:
     if wanted is Coding.RAW or part.values.dtype not in FLOATS or not part.support.count:
         return Coding.RAW
     if wanted in EXACT:
-        return Coding.DELTA if wanted is Coding.DELTA and differ else Coding.PLANES
+        return Coding.DELTA if wanted is Coding.DELTA and differ else _exact(part.values)
     count, matrix = part.support.count, len(part.support.shape) >= 2
     if count < (_SMALLEST_MATRIX if matrix else _SMALLEST_VECTOR):
-        return Coding.PLANES
+        return _exact(part.values)
     least, most = _SIZES
     if wanted is Coding.FP16:
         most = _LARGEST_FP16
     # NaN fails both comparisons.
     largest = float(part.values.detach().abs().max())
-    return wanted if least <= largest <= most else Coding.PLANES
+    return wanted if least <= largest <= most else _exact(part.values)
+
+
+def _exact(values: Tensor) -> Coding:
+    return Coding.FEW if are_few(words_of(values)) else Coding.PLANES
 
 
 def write_values(values: Tensor, coding: Coding, key: int, sink: Sink) -> None:
@@ -136,6 +149,8 @@ def write_values(values: Tensor, coding: Coding, key: int, sink: Sink) -> None:
         sink.rest.append(pack(words) if values.dtype is torch.bool else words)
     elif coding is Coding.PLANES:
         write_planes(words_of(values), sink)
+    elif coding is Coding.FEW:
+        write_few(words_of(values), sink)
     else:
         _LOSSY[coding].write(values.detach().to(torch.float32).numpy(), key, sink)
 
@@ -148,10 +163,10 @@ def read_values(number: int, dtype: torch.dtype, count: int, key: int, source: S
     """
     if number == Coding.RAW:
         return _read_raw(dtype, count, source)
-    fits = dtype in FLOATS and number in (Coding.PLANES, *_LOSSY)
+    fits = dtype in FLOATS and number in (*_PLAIN, *_LOSSY)
     require(fits, FieldError, source.rest.place, f"{dtype} values have no coding {number}")
-    if number == Coding.PLANES:
-        return tensor_of(read_planes(count, dtype.itemsize, source), dtype)
+    if number in _PLAIN:
+        return tensor_of(_PLAIN[Coding(number)](count, dtype.itemsize, source), dtype)
     values = _LOSSY[Coding(number)].read(count, key, source)
     return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(dtype)
 
@@ -226,6 +241,8 @@ def _read_rounded(dtype: torch.dtype, count: int, _: int, source: Source) -> los
     rounded: lossy.Floats = tensor_of(read_planes(count, 2, source), dtype).to(torch.float32).numpy()
     return rounded
 
+
+_PLAIN = {Coding.PLANES: read_planes, Coding.FEW: read_few}
 
 _LOSSY = {
     Coding.BF16: _Lossy(partial(_write_rounded, torch.bfloat16), partial(_read_rounded, torch.bfloat16)),
