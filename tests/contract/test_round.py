@@ -18,6 +18,7 @@ from contract.federation import (
     same_run,
 )
 from contract.seams import OwnBias, PerClientMask, ScoreFirst
+from torch import nn
 
 from fedbonsai import wire
 from fedbonsai.core.errors import RoundError
@@ -28,7 +29,8 @@ from fedbonsai.federated.aggregate import Total, average
 from fedbonsai.federated.checkpoint import memory_from_bytes, memory_to_bytes
 from fedbonsai.federated.client import Client, Coding
 from fedbonsai.federated.engine import Answer, collect
-from fedbonsai.federated.exchange import Rules, draw_cohort
+from fedbonsai.federated.exchange import Exchange, Rules, draw_cohort
+from fedbonsai.federated.ledger import Ledger
 from fedbonsai.federated.method import Plan
 from fedbonsai.federated.round import run_round
 from fedbonsai.methods.fedavg import FedAvg
@@ -394,3 +396,14 @@ def test_error_feedback_lives_in_the_clients_memory_and_survives_an_interruption
 
 def wide_net():
     return torch.nn.Sequential(torch.nn.Linear(6, 64), torch.nn.ReLU(), torch.nn.Linear(64, 3))
+
+
+@pytest.mark.parametrize("values", ["fp32", "uniform"])
+def test_tasks_that_are_encoded_once_for_all_are_those_of_each_client(values):
+    run = make_run(FedAvg(), bench=make_bench(lambda: nn.Sequential(nn.Linear(6, 64), nn.Linear(64, 3))))
+    state = run.start().state
+    rules = Rules(5, downlink=values)
+    tasks = dict(Exchange(run.method, state, Plan(), rules, Ledger(state, "train")).tasks())
+    for client, data in tasks.items():
+        alone = Exchange(run.method, state, Plan(), rules, Ledger(state, "train"))
+        assert data == alone._task(client, ())

@@ -2,6 +2,7 @@
 
 import hashlib
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from fedbonsai.core.errors import ConfigError, SupportError, WireError
 from fedbonsai.core.message import Message, group
 from fedbonsai.core.support import Support
-from fedbonsai.wire import account, decode, dense_length, describe, dumps, encode, loads
+from fedbonsai.wire import SETTINGS, account, decode, dense_length, describe, dumps, encode, is_exact, loads, pack, seal
 
 SHAPES = {"conv.weight": (8, 4, 3, 3), "conv.bias": (8,), "head.weight": (60, 80), "scalar": ()}
 
@@ -28,6 +29,15 @@ def masked(density: float = 0.3) -> Message:
     mask = Support.masked(torch.rand(SHAPES["head.weight"], generator=random) < density)
     parts = group(model(), {"head.weight": mask})
     return Message({"weights": parts, "scores": parts}, {"loss": 0.5}, 12.0, 3, 4, "train", "fine")
+
+
+@pytest.mark.parametrize("values", sorted(SETTINGS))
+def test_what_was_packed_bit_exact_is_sealed_for_any_client(values):
+    message = masked()
+    other = replace(message, client=9, numbers={"density": 0.1})
+    equal = seal(other, pack(message, values=values)) == encode(other, values=values)
+    assert equal or not is_exact(values)
+    assert seal(message, pack(message, values=values)) == encode(message, values=values)
 
 
 @settings(max_examples=50, deadline=None)

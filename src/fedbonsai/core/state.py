@@ -2,10 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 from torch import Tensor
 
 from fedbonsai.core.layout import Layout
+from fedbonsai.core.message import Group, group
 from fedbonsai.core.support import Support
 
 Tensors = Mapping[str, Tensor]
@@ -101,6 +103,11 @@ class State:
     optimizer: Memory = field(default_factory=Memory)
     statistics: Tensors = field(default_factory=dict)
     held: Mapping[int, tuple[Support, ...]] = field(default_factory=dict)
+
+    @cached_property
+    def parts(self) -> Group:
+        """The weights on their supports, cut once for all clients of a round."""
+        return group(self.weights, self.supports)
 
     @property
     def density(self) -> float:

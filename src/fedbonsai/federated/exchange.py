@@ -8,7 +8,7 @@ import torch
 
 from fedbonsai import wire
 from fedbonsai.core.errors import ClientError, WireError
-from fedbonsai.core.message import Message
+from fedbonsai.core.message import Group, Message
 from fedbonsai.core.seeds import generator
 from fedbonsai.core.state import State
 from fedbonsai.core.support import Support
@@ -62,6 +62,7 @@ class Exchange:
     ledger: Ledger
     sent: dict[int, tuple[Support, ...]] = field(default_factory=dict)
     came: dict[int, tuple[Support, ...]] = field(default_factory=dict)
+    _last: tuple[list[tuple[str, Group]], list[bytes], wire.Packed | None] = ([], [], None)
 
     def tasks(self) -> Iterator[tuple[int, bytes]]:
         """Encode one task after the other, when the engine has room for it."""
@@ -120,7 +121,17 @@ class Exchange:
         task = self.method.distribute(self.state, client).with_numbers(progress=progress)
         task = replace(task, client=client, round=self.state.turn, stage=self.plan.stage)
         self.sent[client] = masks(task)
-        return self.ledger.charge("down", client, wire.encode(task, values=self.rules.downlink, held=by_digest(held)))
+        return self.ledger.charge("down", client, wire.seal(task, self._packed(task, by_digest(held))))
+
+    def _packed(self, task: Message, held: dict[bytes, Support]) -> wire.Packed:
+        """The groups of a task, encoded; once for all clients in turn that get the same and hold the same."""
+        groups, known = list(task.groups.items()), list(held)
+        last, last_known, packed = self._last
+        same = len(groups) == len(last) and all(a == b and x is y for (a, x), (b, y) in zip(groups, last, strict=True))
+        if packed is None or not same or known != last_known or not wire.is_exact(self.rules.downlink):
+            packed = wire.pack(task, values=self.rules.downlink, held=held)
+            self._last = groups, known, packed
+        return packed
 
     @property
     def _limits(self) -> wire.Limits:

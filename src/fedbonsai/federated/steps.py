@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fedbonsai.core.message import Message, group
+from fedbonsai.core.message import Message
 from fedbonsai.core.state import Memory, State, Tensors
 from fedbonsai.core.support import Support
 from fedbonsai.federated.aggregate import contribution, server_step
@@ -12,7 +12,7 @@ from fedbonsai.learning.objective import Objective
 
 def model_task(state: State, **numbers: float) -> Message:
     """The task that sends the model as it is, on its supports."""
-    return Message({"weights": group(state.weights, state.supports)}, numbers)
+    return Message({"weights": state.parts}, numbers)
 
 
 def trained(fit: Fit, supports: Mapping[str, Support], **numbers: float) -> Message:

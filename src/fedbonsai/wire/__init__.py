@@ -7,18 +7,19 @@ format is in docs/wire-format.md.
 from fedbonsai.wire import feedback
 from fedbonsai.wire.accounts import Account, account, dense_length
 from fedbonsai.wire.decoder import decode, header, read_message
-from fedbonsai.wire.encoder import encode
+from fedbonsai.wire.encoder import Packed, encode, pack, seal
 from fedbonsai.wire.frame import read_frame
 from fedbonsai.wire.inspect import describe
 from fedbonsai.wire.limits import Limits
 from fedbonsai.wire.plain import dumps, loads
 from fedbonsai.wire.shelf import seeded_support
-from fedbonsai.wire.values import SETTINGS
+from fedbonsai.wire.values import SETTINGS, is_exact
 
 __all__ = [
     "SETTINGS",
     "Account",
     "Limits",
+    "Packed",
     "account",
     "decode",
     "dense_length",
@@ -27,8 +28,11 @@ __all__ = [
     "encode",
     "feedback",
     "header",
+    "is_exact",
     "loads",
+    "pack",
     "read_frame",
     "read_message",
+    "seal",
     "seeded_support",
 ]

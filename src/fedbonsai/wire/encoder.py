@@ -59,6 +59,30 @@ def encode(
         >>> len(data), data[:4]
         (107, b'FBNW')
     """
+    return seal(message, pack(message, values=values, held=held, base=base, seeds=seeds))
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The groups of a message, encoded; `seal` makes messages of it that differ in their facts alone."""
+
+    sections: tuple[Section, ...]
+    bodies: tuple[tuple[Stream, ...], ...]
+
+
+def pack(
+    message: Message,
+    *,
+    values: str = "fp32",
+    held: Held | None = None,
+    base: Base | None = None,
+    seeds: Mapping[bytes, int] | None = None,
+) -> Packed:
+    """The first half of `encode`, and nearly all of its work: everything but the facts.
+
+    A lossy coding draws from the message's round and client, so only what was packed bit-exact may be sealed for
+    another client.
+    """
     wanted = setting(values)
     shelf = Shelf(held or {}, seeds or {})
     sections, bodies = [], []
@@ -68,7 +92,12 @@ def encode(
         directories = tuple(stream.directory for stream in streams)
         sections.append(Section(name, entries, directories))
         bodies.append(streams)
-    return write_frame(Table(_facts(message), tuple(sections)), bodies)
+    return Packed(tuple(sections), tuple(bodies))
+
+
+def seal(message: Message, packed: Packed) -> bytes:
+    """The second half of `encode`: the facts of ``message`` before groups that have been packed."""
+    return write_frame(Table(_facts(message), packed.sections), packed.bodies)
 
 
 def _facts(message: Message) -> Facts:
