@@ -17,6 +17,7 @@ CASES: dict[str, list[dict[str, object]]] = {
         {"density": 0.3, "schedule": "exponential", "frequency": 2},
         {"density": 0.4, "scope": "local", "merge": "majority"},
     ],
+    "fedtiny": [{"density": 0.4, "candidates": 3, "alpha": 0.5, "period": 1, "until": 0.75, "blocks": 2}],
     "local-prune": [
         {"density": 0.3},
         {"density": 0.2, "importance": "gradient", "absent": "keep", "denominator": "cohort"},
@@ -26,6 +27,7 @@ CASES: dict[str, list[dict[str, object]]] = {
         {"density": 0.6, "unit": "neuron", "recover": "gradient"},
         {"threshold": 0.5, "threshold_scale": "layer_std", "server_lr": 0.5, "server_optimizer": "momentum"},
     ],
+    "stc": [{"p_up": 0.3, "p_down": 0.3}, {"p_up": 0.5, "p_down": 0.2, "cache": 1}],
 }
 
 DENSE: dict[str, dict[str, object]] = {
@@ -34,14 +36,21 @@ DENSE: dict[str, dict[str, object]] = {
     "feddst": {"density": 1.0},
     "fedprox": {"mu": 0.0},
     "fedsparsify": {"density": 1.0, "scope": "local"},
+    "fedtiny": {"density": 1.0, "candidates": 1},
     "local-prune": {"density": 1.0},
 }
 """Settings under which a method is FedAvg, bit for bit."""
+
+NO_DENSE_LIMIT: dict[str, str] = {
+    "stc": "sends one magnitude a tensor, however many signs",
+}
+"""Methods that are FedAvg under no settings, and why."""
 
 EXACT: dict[str, list[dict[str, object]]] = {
     "feddip": [{"density": 0.4}, {"density": 0.5, "period": 2, "feedback": False}],
     "feddst": [{"density": 0.3, "alpha": 0.5, "period": 1}],
     "fedsparsify": [{"density": 0.3}, {"density": 0.05, "frequency": 3, "reach": 0.8}],
+    "fedtiny": [{"density": 0.3, "candidates": 2, "alpha": 0.5, "period": 1}],
     "local-prune": [
         {"density": 0.3},
         {"density": 0.05},

@@ -1,16 +1,19 @@
 """Masks that move while they stay as dense: a sparse start, growth by gradient among the absent, one swap a layer."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from fedbonsai.core.message import Part
+from fedbonsai.core.message import Message, Part
 from fedbonsai.core.state import Setting, State, Tensors
 from fedbonsai.core.support import Support
 from fedbonsai.federated.aggregate import Kernel, Total, average
-from fedbonsai.sparsity.budgets import select
+from fedbonsai.learning.learner import Fit, Learner
+from fedbonsai.sparsity.budgets import keep_counts, layer_counts
 from fedbonsai.sparsity.masks import keep_top
+from fedbonsai.sparsity.schedules import Every
 from fedbonsai.sparsity.selection import Selection, masks_of, supports_of
 from fedbonsai.sparsity.updates import drop_and_grow, swappable
 
@@ -21,11 +24,21 @@ def sparse_start(setting: Setting, weights: Tensors, density: float) -> State:
     Raises:
         ConfigError: There is nothing to prune, or the density leaves a layer empty.
     """
-    selection = Selection(setting.layout)
+    layout, selection = setting.layout, Selection(setting.layout)
     selection.require(density)
-    scores = {name: weights[name].abs() for name in setting.layout.prunable}
-    masks = select(scores, round(density * selection.total), "erk", dict.fromkeys(scores, 1))
-    return State(setting, weights).moved(weights, supports_of(masks))
+    shapes = {name: layout.shapes[name] for name in layout.prunable}
+    counts = layer_counts("erk", shapes, round(density * selection.total), dict.fromkeys(shapes, 1))
+    return State(setting, weights).moved(weights, largest(weights, counts))
+
+
+def largest(weights: Tensors, counts: Mapping[str, int]) -> dict[str, Support]:
+    """Where the ``counts`` largest weights of each layer are."""
+    return supports_of(keep_counts({name: weights[name].abs() for name in counts}, counts))
+
+
+def swap_share(state: State, every: Every, alpha: float) -> float:
+    """The share of present weights that this round swaps: alpha / 2 (1 + cos(pi t / T)), or 0 when none is due."""
+    return every.share(state.round, alpha) if every.due(state.round + 1) else 0.0
 
 
 def quota(masks: Mapping[str, Tensor], share: float) -> dict[str, int]:
@@ -46,9 +59,18 @@ def parts_on(tensors: Tensors, supports: Mapping[str, Support]) -> dict[str, Par
     return {name: Part(support.gather(tensors[name]), support) for name, support in supports.items()}
 
 
-def cohort_mean(total: Total, like: Tensors, group: str) -> dict[str, Tensor]:
+def with_gradients(update: Message, fit: Fit, learner: Learner, counts: Mapping[str, int]) -> Message:
+    """The update of a fit and the ``counts`` largest gradients of absent weights, taken on one batch after it."""
+    if not counts:
+        return update
+    gradients = learner.gradients(fit.weights, batches=1)
+    grown = promising(gradients, masks_of(learner.layout, update.supports()), counts)
+    return replace(update, groups={**update.groups, "gradients": parts_on(gradients, grown)})
+
+
+def cohort_mean(total: Total, group: str) -> dict[str, Tensor]:
     """The mean of a group over the whole cohort, by examples; what a client did not send is zero."""
-    zeros = {name: torch.zeros_like(one) for name, one in like.items()}
+    zeros = {name: torch.zeros_like(one.numerator) for name, one in total.groups.get(group, {}).items()}
     return average(total, zeros, Kernel("weights", "cohort", "zero"), group=group)
 
 
@@ -61,7 +83,7 @@ def swapped(state: State, total: Total, counts: Mapping[str, int]) -> State:
         counts: How many weights each layer swaps.
     """
     masks = masks_of(state.setting.layout, state.supports)
-    gradients = cohort_mean(total, {name: state.weights[name] for name in counts}, "gradients")
+    gradients = {name: torch.zeros(masks[name].shape) for name in counts} | cohort_mean(total, "gradients")
     moved = {
         name: drop_and_grow(masks[name], state.weights[name].abs(), gradients[name].abs(), count)
         for name, count in counts.items()

@@ -14,7 +14,9 @@ METHODS = {
     "feddst": "FedDST",
     "fedprox": "FedProx",
     "fedsparsify": "FedSparsify",
+    "fedtiny": "FedTiny",
     "local-prune": "LocalPrune",
+    "stc": "STC",
 }
 """Class by the name used on the command line; the file is the name with underscores."""
 

@@ -23,7 +23,7 @@ from fedbonsai.core.fields import DENSITY, SHARE, Range, check
 from fedbonsai.core.message import Message
 from fedbonsai.core.state import Memory, Setting, State, Tensors
 from fedbonsai.federated.aggregate import Kernel, Total, average
-from fedbonsai.federated.growth import quota, sparse_start
+from fedbonsai.federated.growth import quota, sparse_start, swap_share
 from fedbonsai.federated.method import Plan, Traits
 from fedbonsai.federated.steps import model_task, train, trained
 from fedbonsai.learning.learner import Fit, Learner
@@ -67,7 +67,7 @@ class FedDST:
     def distribute(self, state: State, client: int) -> Message:
         del client
         every = Every.over(state.setting.rounds, self.period, self.until)
-        return model_task(state, swap=every.share(state.round, self.alpha) if every.due(state.round + 1) else 0.0)
+        return model_task(state, swap=swap_share(state, every, self.alpha))
 
     def work(self, task: Message, memory: Memory, learner: Learner) -> tuple[Message, Memory]:
         masks = masks_of(learner.layout, task.supports())

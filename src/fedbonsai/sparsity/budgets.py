@@ -35,6 +35,15 @@ def erk(shapes: Shapes) -> dict[str, float]:
     return {name: float(sum(shape)) for name, shape in shapes.items()}
 
 
+def jittered(shapes: Shapes, noise: float, generator: torch.Generator) -> dict[str, float]:
+    """The same density everywhere but for uniform noise: sizes times ``1 + u``, with ``u`` in ``[-noise, noise)``.
+
+    Coarse pruning of FedTiny (Huang et al., ICDCS 2023) chooses among several of these.
+    """
+    draws = noise * (2 * torch.rand(len(shapes), generator=generator) - 1)
+    return {name: size * (1 + float(u)) for (name, size), u in zip(uniform(shapes).items(), draws, strict=True)}
+
+
 def spread(
     shares: Mapping[str, float], shapes: Shapes, count: int, floors: Mapping[str, int] | None = None
 ) -> dict[str, int]:
