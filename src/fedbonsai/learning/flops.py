@@ -52,7 +52,7 @@ class _Counter(TorchDispatchMode):
 def count(loss: Callable[[], Tensor], examples: int) -> Cost:
     """Count the forward and backward pass of ``loss`` over ``examples`` examples."""
     forward, backward = _Counter(), _Counter()
-    with _without_onednn():
+    with without_onednn():
         with forward:
             value = loss()
         with backward:
@@ -63,13 +63,13 @@ def count(loss: Callable[[], Tensor], examples: int) -> Cost:
 def count_all(work: Callable[[], object]) -> int:
     """Count everything that ``work`` computes."""
     counter = _Counter()
-    with _without_onednn(), counter:
+    with without_onednn(), counter:
         work()
     return counter.flops
 
 
 @contextmanager
-def _without_onednn() -> Iterator[None]:
+def without_onednn() -> Iterator[None]:
     """Inside the block a recurrent layer is a chain of matrix products, which have a formula."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "TF32 acceleration")  # said wherever these flags are touched

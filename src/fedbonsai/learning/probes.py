@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fedbonsai.core.errors import ConfigError
 from fedbonsai.learning.bench import Bench
-from fedbonsai.learning.flops import count_all
+from fedbonsai.learning.flops import count_all, without_onednn
 
 
 def hessian_gradient(bench: Bench, batches: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -36,7 +36,7 @@ def hessian_gradient(bench: Bench, batches: Sequence[Tensor]) -> dict[str, Tenso
 
     sample = batches[0][:2]
     each = count_all(lambda: product(sample)) // len(sample)
-    with torch.backends.mkldnn.flags(enabled=False):  # a recurrent layer has no second derivative there
+    with without_onednn():  # a recurrent layer has no second derivative there
         for positions in batches:
             for name, one in zip(trained, product(positions), strict=True):
                 total[name].add_(one, alpha=len(positions) / examples)

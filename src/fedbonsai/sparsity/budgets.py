@@ -72,10 +72,11 @@ def spread(
         wanted = {name: left * shares[name] / weight if weight else left / len(free) for name in free}
         full = {name: sizes[name] for name in free if wanted[name] > sizes[name]}
         low = {name: least[name] for name in free if wanted[name] < least[name]}
-        # Full layers first: what they give back may lift the low ones above their floors.
         if not (full or low):
             break
-        fixed |= full or low
+        # Where full layers give back more than low ones lack, what they give may lift the low ones, and the other way.
+        given = sum(wanted[name] - sizes[name] for name in full)
+        fixed |= full if given >= sum(least[name] - wanted[name] for name in low) else low
     whole = {name: min(math.floor(value + 1e-9), sizes[name]) for name, value in wanted.items()}
     by_remainder = sorted(whole, key=lambda name: (whole[name] - wanted[name], list(shares).index(name)))
     for name in by_remainder[: left - sum(whole.values())]:
