@@ -1,5 +1,6 @@
 """A small federation for tests: a few clients, a net of 75 weights, any engine, all in memory."""
 
+import functools
 import random
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -91,6 +92,12 @@ def finished(method: Method, **options) -> Checkpoint:
         return run.run()
     finally:
         run.engine.close()
+
+
+@functools.cache
+def reference(method: Method) -> Checkpoint:
+    """A finished run of a method on the local engine: what others are held against. Nobody may change it."""
+    return finished(method)
 
 
 def same_bits(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:

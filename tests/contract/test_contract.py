@@ -7,7 +7,17 @@ from dataclasses import replace
 import pytest
 import torch
 from contract.cases import CASES, DENSE, EXACT, NO_DENSE_LIMIT, flat, make
-from contract.federation import CLIENTS, ENGINES, finished, make_bench, make_run, same_bits, same_memory, same_run
+from contract.federation import (
+    CLIENTS,
+    ENGINES,
+    finished,
+    make_bench,
+    make_run,
+    reference,
+    same_bits,
+    same_memory,
+    same_run,
+)
 
 from fedbonsai import wire
 from fedbonsai.core.message import Message
@@ -31,7 +41,7 @@ def test_every_method_has_a_case_and_a_dense_limit_or_a_reason_why_not():
 @each_method
 @pytest.mark.parametrize("engine", [name for name in ENGINES if name != "local"])
 def test_every_engine_and_every_order_of_answers_gives_the_same_bits(method, engine):
-    assert same_run(finished(method), finished(method, engine=engine))
+    assert same_run(reference(method), finished(method, engine=engine))
 
 
 @each_method
@@ -42,8 +52,7 @@ def test_a_run_learns(method):
 
 @each_method
 def test_shapes_and_types_are_kept(method):
-    bench = make_bench()
-    state = finished(method, bench=bench).state
+    bench, state = make_bench(), reference(method).state
     assert {name: one.shape for name, one in state.weights.items()} == {
         name: one.shape for name, one in bench.initial.items()
     }
@@ -52,7 +61,7 @@ def test_shapes_and_types_are_kept(method):
 
 @each_method
 def test_what_is_dropped_is_exactly_zero(method):
-    state = finished(method).state
+    state = reference(method).state
     for name, support in state.supports.items():
         assert not state.weights[name][~support.indicator()].any()
 
@@ -83,12 +92,11 @@ def test_client_work_changes_neither_task_nor_memory(method):
 
 @each_method
 def test_a_resumed_run_equals_one_that_never_stopped(method, tmp_path):
-    whole = finished(method, rounds=4)
     for stop in (1, 3):
         directory = tmp_path / str(stop)
         with pytest.raises(KeyboardInterrupt):
-            make_run(method, rounds=4, directory=directory).run(_interrupt_after(stop))
-        assert same_run(whole, finished(method, rounds=4, directory=directory))
+            make_run(method, directory=directory).run(_interrupt_after(stop))
+        assert same_run(reference(method), finished(method, directory=directory))
 
 
 @each_method
@@ -96,7 +104,7 @@ def test_a_copy_by_pickle_or_by_hand_is_equal_and_hashes_alike(method):
     copy = pickle.loads(pickle.dumps(method))  # noqa: S301 - a test of users' own pickles
     assert copy == method
     assert hash(copy) == hash(method)
-    assert same_run(finished(copy), finished(method))
+    assert same_run(reference(method), finished(copy))
 
 
 @each_method
@@ -179,7 +187,7 @@ def _interrupt_after(rounds: int):
 
 @pytest.mark.parametrize("dense", [make(name, settings) for name, settings in DENSE.items()], ids=repr)
 def test_the_dense_limit_is_fedavg_bit_for_bit(dense):
-    assert same_bits(finished(FedAvg()).state.weights, finished(dense).state.weights)
+    assert same_bits(reference(FedAvg()).state.weights, finished(dense).state.weights)
 
 
 @pytest.mark.parametrize("exact", flat(EXACT), ids=repr)
