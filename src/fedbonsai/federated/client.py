@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from fedbonsai import wire
 from fedbonsai.core.errors import ConfigError, UnknownSupport
 from fedbonsai.core.message import Message
-from fedbonsai.core.state import Memory
+from fedbonsai.core.state import Memory, Tensors
 from fedbonsai.core.support import Support
 from fedbonsai.federated.aggregate import contribution
 from fedbonsai.federated.method import Method, PersonalMethod
@@ -93,8 +93,8 @@ class Client:
         if task.stage == EVALUATE:
             return self._evaluate(task, memory.section("method"), learner)
         if task.stage == STATISTICS:
-            found, kept = learner.statistics(task.dense()), memory.section("method")
-            update = contribution(found, None, learner.num_examples)
+            kept = memory.section("method")
+            update = contribution(learner.statistics(self._model(task, kept, learner)), None, learner.num_examples)
         else:
             update, kept = self.method.work(task, memory.section("method"), learner)
         update, residual = self._compensated(update, task, memory)
@@ -118,15 +118,17 @@ class Client:
 
     def _evaluate(self, task: Message, memory: Memory, learner: Learner) -> Message:
         """Judge the client's own model on data that nothing else has seen."""
-        if isinstance(self.method, PersonalMethod):
-            weights = self.method.personal_model(task, memory, learner)
-        elif self.norm_policy == "local":
-            weights = task.dense()
-        else:
+        if not (isinstance(self.method, PersonalMethod) or self.norm_policy == "local"):
             raise ConfigError(f"{self.method.name} has no personal models to evaluate")
-        own = learner.evaluate(weights, "holdout")
+        own = learner.evaluate(self._model(task, memory, learner), "holdout")
         sums = {"loss": own.loss * own.examples, "metric": own.metric * own.examples}
         return Message({}, sums, weight=float(own.examples), stage=EVALUATE)
+
+    def _model(self, task: Message, memory: Memory, learner: Learner) -> Tensors:
+        """The model that the client would use now: what was sent, unless the method says what to make of it."""
+        if isinstance(self.method, PersonalMethod):
+            return self.method.personal_model(task, memory, learner)
+        return task.dense()
 
     def _spent(self) -> float:
         spent, self.bench.meter.flops = self.bench.meter.flops, 0

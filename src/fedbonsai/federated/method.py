@@ -73,7 +73,7 @@ class Method(ServerSide, Protocol):
 
 @runtime_checkable
 class PersonalMethod(Method, Protocol):
-    """A method whose every client ends with a model of its own (``traits.personal``)."""
+    """A method whose clients make their model of what is sent, such as one of their own (``traits.personal``)."""
 
     def personal_model(self, task: Message, memory: Memory, learner: Learner) -> Tensors:
         """On a client: the model that it would use now, given what the server sends and what it keeps."""
