@@ -13,11 +13,16 @@ CASES: dict[str, list[dict[str, object]]] = {
     "feddip": [{"density": 0.4, "initial_density": 0.8, "period": 1, "penalty": 0.01}],
     "feddst": [{"density": 0.4, "alpha": 0.5, "period": 1, "first": 0.5}],
     "fedprox": [{"mu": 0.5}],
+    "fedrts": [{"density": 0.4, "alpha": 0.5, "period": 1, "until": 0.75}],
     "fedsparsify": [
         {"density": 0.3, "schedule": "exponential", "frequency": 2},
         {"density": 0.4, "scope": "local", "merge": "majority"},
     ],
     "fedtiny": [{"density": 0.4, "candidates": 3, "alpha": 0.5, "period": 1, "until": 0.75, "blocks": 2}],
+    "fl-snip": [
+        {"density": 0.4, "budget": "erk"},
+        {"density": 0.4, "criterion": "synflow", "steps": 5},
+    ],
     "local-prune": [
         {"density": 0.3},
         {"density": 0.2, "importance": "gradient", "absent": "keep", "denominator": "cohort"},
@@ -35,8 +40,10 @@ DENSE: dict[str, dict[str, object]] = {
     "feddip": {"density": 1.0, "penalty": 0.0},
     "feddst": {"density": 1.0},
     "fedprox": {"mu": 0.0},
+    "fedrts": {"density": 1.0},
     "fedsparsify": {"density": 1.0, "scope": "local"},
     "fedtiny": {"density": 1.0, "candidates": 1},
+    "fl-snip": {"density": 1.0},
     "local-prune": {"density": 1.0},
 }
 """Settings under which a method is FedAvg, bit for bit."""
@@ -49,8 +56,14 @@ NO_DENSE_LIMIT: dict[str, str] = {
 EXACT: dict[str, list[dict[str, object]]] = {
     "feddip": [{"density": 0.4}, {"density": 0.5, "period": 2, "feedback": False}],
     "feddst": [{"density": 0.3, "alpha": 0.5, "period": 1}],
+    "fedrts": [{"density": 0.3, "alpha": 0.5, "period": 1}],
     "fedsparsify": [{"density": 0.3}, {"density": 0.05, "frequency": 3, "reach": 0.8}],
     "fedtiny": [{"density": 0.3, "candidates": 2, "alpha": 0.5, "period": 1}],
+    "fl-snip": [
+        {"density": 0.3, "criterion": "grasp", "cohort": "sampled"},
+        {"density": 0.3, "criterion": "random", "budget": "uniform"},
+        {"density": 0.3, "budget": "lamp"},
+    ],
     "local-prune": [
         {"density": 0.3},
         {"density": 0.05},

@@ -54,6 +54,15 @@ def promising(gradients: Tensors, masks: Mapping[str, Tensor], counts: Mapping[s
     }
 
 
+def weakest(weights: Tensors, masks: Mapping[str, Tensor], counts: Mapping[str, int]) -> dict[str, Support]:
+    """Where the ``counts`` smallest present weights are, by layer: those that `drop_and_grow` would drop."""
+    kept = {
+        name: keep_top(torch.where(masks[name], weights[name].abs(), -torch.inf), int(masks[name].sum()) - count)
+        for name, count in counts.items()
+    }
+    return {name: Support.masked(masks[name] & ~one) for name, one in kept.items()}
+
+
 def parts_on(tensors: Tensors, supports: Mapping[str, Support]) -> dict[str, Part]:
     """What a client sends of ``tensors``: their values on ``supports``, and nothing of the others."""
     return {name: Part(support.gather(tensors[name]), support) for name, support in supports.items()}

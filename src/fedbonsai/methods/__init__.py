@@ -13,8 +13,10 @@ METHODS = {
     "feddip": "FedDIP",
     "feddst": "FedDST",
     "fedprox": "FedProx",
+    "fedrts": "FedRTS",
     "fedsparsify": "FedSparsify",
     "fedtiny": "FedTiny",
+    "fl-snip": "FLSnip",
     "local-prune": "LocalPrune",
     "stc": "STC",
 }
