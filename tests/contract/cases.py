@@ -32,6 +32,7 @@ CASES: dict[str, list[dict[str, object]]] = {
         {"density": 0.6, "unit": "neuron", "recover": "gradient"},
         {"threshold": 0.5, "threshold_scale": "layer_std", "server_lr": 0.5, "server_optimizer": "momentum"},
     ],
+    "lotteryfl": [{"density": 0.3, "prune": 0.3, "accuracy": 0.2}, {"density": 0.5, "prune": 0.2, "accuracy": 0.5}],
     "stc": [{"p_up": 0.3, "p_down": 0.3}, {"p_up": 0.5, "p_down": 0.2, "cache": 1}],
 }
 
@@ -49,6 +50,7 @@ DENSE: dict[str, dict[str, object]] = {
 """Settings under which a method is FedAvg, bit for bit."""
 
 NO_DENSE_LIMIT: dict[str, str] = {
+    "lotteryfl": "counts every client alike, whatever its examples",
     "stc": "sends one magnitude a tensor, however many signs",
 }
 """Methods that are FedAvg under no settings, and why."""

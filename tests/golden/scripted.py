@@ -29,6 +29,11 @@ class Scripted(Learner):
     gradient: Tensor = dataclasses.field(default_factory=lambda: torch.zeros(1, 3))
     examples: int = 1
 
+    @property
+    def num_examples(self) -> int:
+        """The script's number of examples."""
+        return self.examples
+
     def fit(self, weights, supports=None, **_) -> Fit:
         """The script's weights, on the supports that they may be on."""
         trained = supports["w"].apply(self.trained) if supports else self.trained

@@ -18,6 +18,7 @@ METHODS = {
     "fedtiny": "FedTiny",
     "fl-snip": "FLSnip",
     "local-prune": "LocalPrune",
+    "lotteryfl": "LotteryFL",
     "stc": "STC",
 }
 """Class by the name used on the command line; the file is the name with underscores."""
