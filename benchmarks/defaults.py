@@ -7,7 +7,7 @@
 
 import argparse
 
-from first_round import Table, put, table_with_machine
+from tables import Table, put, table_with_machine
 
 from fedbonsai.experiment.build import make_method, make_task, resolve
 from fedbonsai.experiment.execute import Job, execute

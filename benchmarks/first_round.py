@@ -9,22 +9,20 @@ Needs the data directory for everything but digits (FEDBONSAI_DATA, or ../shared
 import argparse
 import copy
 import os
-import re
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import torch
+from tables import Table, interleaved, put, spread, table_with_machine
 from torch import nn
 
 from fedbonsai.experiment.build import make_method, make_task, make_work, resolve
-from fedbonsai.experiment.execute import Job, cpu_name, execute, make_run
+from fedbonsai.experiment.execute import Job, execute, make_run
 from fedbonsai.experiment.settings import make_experiment
 from fedbonsai.federated.exchange import draw_cohort
 from fedbonsai.federated.round import run_round
@@ -32,10 +30,7 @@ from fedbonsai.learning.bench import Bench
 from fedbonsai.learning.work import Work
 from fedbonsai.models.layers import Conv2d, MaxPool2d
 
-PAGE = Path(__file__).parent.parent / "docs" / "benchmarks.md"
 SEEDS = (1, 2, 3)
-Table = list[list[str]]
-
 FASHION = {"dataset": "fashion_mnist", "clients": 50, "cohort": 10, "model": "cnn", "partition": "dirichlet"}
 
 
@@ -140,43 +135,6 @@ def engines() -> Table:
     runs["processes"].engine.close()
     rows.append(["fashion_mnist, CNN", f"{local:.2f}", f"{processes:.2f}", f"{local / processes:.2f}x"])
     return rows
-
-
-def interleaved(one: Callable[[], object], two: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Median wall seconds of both, taken in turns so that a noisy machine disturbs them alike."""
-    times: tuple[list[float], list[float]] = ([], [])
-    for repeat in range(repeats + 1):
-        for place, work in enumerate((one, two)):
-            began = time.perf_counter()
-            work()
-            if repeat:  # the first is the warm-up
-                times[place].append(time.perf_counter() - began)
-    return statistics.median(times[0]), statistics.median(times[1])
-
-
-def spread(values: Sequence[float], scale: float, unit: str) -> str:
-    """Mean and standard deviation."""
-    return f"{scale * statistics.mean(values):.2f}{unit} ± {scale * statistics.stdev(values):.2f}"
-
-
-def markdown(table: Table) -> str:
-    """A table as Markdown, numbers to the right."""
-    head, *rows = table
-    rule = ["---"] + ["---:"] * (len(head) - 1)
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, rule, *rows])
-
-
-def table_with_machine(table: Table, seeds: Sequence[int]) -> str:
-    """A table and what it was measured on."""
-    machine = f"{cpu_name()}, {os.cpu_count()} cores, torch {torch.__version__}, {time.strftime('%Y-%m-%d')}"
-    return f"{markdown(table)}\n\nSeeds {', '.join(map(str, seeds))}. Measured on {machine}."
-
-
-def put(name: str, text: str) -> None:
-    """Put a text into docs/benchmarks.md, between the two comments that bear its name."""
-    block = f"<!-- {name} -->\n{text}\n<!-- /{name} -->"
-    page = re.sub(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _: block, PAGE.read_text("utf-8"), flags=re.DOTALL)
-    PAGE.write_text(page, "utf-8")
 
 
 PARTS: dict[str, Callable[[], Table]] = {

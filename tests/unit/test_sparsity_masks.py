@@ -78,8 +78,8 @@ def test_masks_over_all_layers_keep_their_shapes():
 @pytest.mark.parametrize(
     ("count", "floors", "said"),
     [
-        (2, {"a": 1, "b": 2}, "at least the floors together, 3, got 2"),
-        (6, {}, r"count must be in \[0, 5\], got 6"),
+        (2, {"a": 1, "b": 2}, r"count must be in \[3, 5\], the floors together and all there is, got 2"),
+        (6, {}, r"count must be in \[0, 5\], the floors together and all there is, got 6"),
         (5, {"a": 3}, r"count must be in \[0, 2\], got 3"),
     ],
 )

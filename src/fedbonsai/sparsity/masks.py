@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fedbonsai.core.errors import SupportError, lookup
 
+NOT_A_NUMBER = "scores must be numbers, got NaN"
 Mask = Bool[Tensor, "*dims"]
 
 
@@ -31,20 +32,9 @@ def keep_top(scores: Float[Tensor, "*dims"], count: int) -> Bool[Tensor, "*dims"
         >>> keep_top(torch.tensor([0.1, 3.0, 2.0, 3.0]), count=2)
         tensor([False,  True, False,  True])
     """
-    flat = scores.reshape(-1)
-    if not 0 <= count <= flat.numel():
-        raise SupportError(f"count must be in [0, {flat.numel()}], got {count}")
-    if bool(flat.isnan().any()):
-        raise SupportError("scores must be numbers, got NaN")
-    if count == 0:
-        return torch.zeros(scores.shape, dtype=torch.bool)
-    # Selection without sorting: on one copy of the scores, where torch.kthvalue carries an index for each besides.
-    place = flat.numel() - count
-    cut = float(np.partition(flat.detach().numpy(), place)[place])
-    keep = flat > cut
-    ties = (flat == cut).nonzero().reshape(-1)
-    keep[ties[: count - int(keep.sum())]] = True
-    return keep.reshape(scores.shape)
+    if not 0 <= count <= scores.numel():
+        raise SupportError(f"count must be in [0, {scores.numel()}], got {count}")
+    return _top({"": scores}, count)[""]
 
 
 def keep_top_global(
@@ -61,26 +51,54 @@ def keep_top_global(
         floors: At least so many in each tensor.
 
     Raises:
-        SupportError: ``count`` is smaller than the floors together, or larger than all there is.
+        SupportError: ``count`` is smaller than the floors together, or larger than all there is; or a score is NaN.
 
     Examples:
         >>> masks = keep_top_global({"a": torch.tensor([9.0, 8.0]), "b": torch.tensor([1.0, 2.0])}, 2, {"b": 1})
         >>> masks["a"], masks["b"]
         (tensor([ True, False]), tensor([False,  True]))
     """
-    floors = floors or {}
+    floors, total = floors or {}, sum(value.numel() for value in scores.values())
     least = sum(floors.get(name, 0) for name in scores)
-    if count < least:
-        raise SupportError(f"count must be at least the floors together, {least}, got {count}")
-    pooled = torch.cat([value.reshape(-1) for value in scores.values()])
-    if least:
-        forced = torch.cat([keep_top(value, floors.get(name, 0)).reshape(-1) for name, value in scores.items()])
-        kept = forced.clone()
-        kept[~forced] = keep_top(pooled[~forced], count - least)
-    else:
-        kept = keep_top(pooled, count)
-    parts = torch.split(kept, [value.numel() for value in scores.values()])
-    return {name: mask.reshape(value.shape) for (name, value), mask in zip(scores.items(), parts, strict=True)}
+    if not least <= count <= total:
+        raise SupportError(f"count must be in [{least}, {total}], the floors together and all there is, got {count}")
+    kept: dict[str, Tensor] = {}
+    while True:
+        # Tensors that fall short get their floor, and no more: what they take raises the bar for all.
+        free = {name: value for name, value in scores.items() if name not in kept}
+        chosen = _top(free, count - sum(floors[name] for name in kept))
+        short = [name for name, mask in chosen.items() if int(mask.sum()) < floors.get(name, 0)]
+        if not short:
+            return {name: (kept | chosen)[name] for name in scores}
+        kept |= {name: keep_top(scores[name], floors[name]) for name in short}
+
+
+def _top(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
+    """The best ``count`` of several tensors, ties to the earlier tensor and lower index.
+
+    One copy of the scores is partitioned in place: no sort, and none of the indices that torch's selections carry.
+    """
+    masks = {name: torch.zeros(value.shape, dtype=torch.bool) for name, value in scores.items()}
+    if not count:
+        if any(bool(value.isnan().any()) for value in scores.values()):
+            raise SupportError(NOT_A_NUMBER)
+        return masks
+    pooled = torch.cat([value.detach().reshape(-1) for value in scores.values()]).numpy()
+    place = pooled.size - count
+    pooled.partition(place)
+    if np.isnan(pooled[place:]).any():  # NaN comes last
+        raise SupportError(NOT_A_NUMBER)
+    cut = float(pooled[place])
+    del pooled
+    for name, value in scores.items():
+        torch.gt(value, cut, out=masks[name])
+    missing = count - sum(int(mask.sum()) for mask in masks.values())
+    for name, value in scores.items():
+        if missing:
+            ties = (value.reshape(-1) == cut).nonzero().reshape(-1)[:missing]
+            masks[name].view(-1)[ties] = True
+            missing -= len(ties)
+    return masks
 
 
 def above(scores: Mapping[str, Tensor], threshold: float, scale: str = "absolute") -> dict[str, Tensor]:

@@ -1,0 +1,233 @@
+"""Do the methods keep their papers' promises? Accuracy against bytes of every method, on one task a table.
+
+    OMP_WAIT_POLICY=PASSIVE .venv/bin/python benchmarks/fidelity.py [--tables reach,fashion] [--seeds 1,2,3] [--write]
+
+Every run has a directory under ``--runs`` (runs/fidelity): a finished one is not repeated, a stopped one resumed, so a
+table can be made in parts. Prints one Markdown table each; ``--write`` puts it into docs/fidelity.md. Bytes are those
+of both directions, with every probe and warm-up, against dense fp32 FedAvg over the same rounds. Needs the data
+directory (FEDBONSAI_DATA, or ../shared/data).
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tables import Table, put, spread, table_with_machine
+
+from fedbonsai.core.errors import FedbonsaiError
+from fedbonsai.experiment.build import make_method, make_task, resolve
+from fedbonsai.experiment.execute import Job, execute
+from fedbonsai.experiment.settings import make_experiment
+
+
+@dataclass(frozen=True)
+class Line:
+    """One method in a table.
+
+    Attributes:
+        label: What it is called there.
+        method: Its name.
+        settings: Settings of the method.
+        run: Settings of the run that differ from the table's.
+        against: Label of the dense line that it is compared with; None takes the first of the table.
+    """
+
+    label: str
+    method: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict)
+    against: str | None = None
+
+
+FEDAVG = Line("FedAvg, dense", "fedavg")
+INT8 = Line("FedAvg, int8", "fedavg", run={"uplink": "int8", "downlink": "int8"})
+
+
+def static(density: float, criterion: str = "random") -> Line:
+    """A mask that is chosen once."""
+    label = "static random mask" if criterion == "random" else f"fl-snip, {criterion}"
+    return Line(f"{label}, {density:g}", "fl-snip", {"density": density, "criterion": criterion})
+
+
+def pruned(method: str, density: float, label: str = "", **settings: object) -> Line:
+    """A method at a final density."""
+    return Line(f"{label or method}, {density:g}", method, {"density": density, **settings})
+
+
+def quantised(line: Line, coding: str, **settings: object) -> Line:
+    """The same with lossy values both ways, and what an update loses kept for the next."""
+    run = {**line.run, "uplink": coding, "downlink": coding, "error_feedback": True}
+    return Line(f"{line.label}, {coding}", line.method, {**line.settings, **settings}, run)
+
+
+FASHION = {
+    "dataset": "fashion_mnist",
+    "clients": 50,
+    "cohort": 10,
+    "model": "cnn",
+    "partition": "dirichlet",
+    "concentration": 0.5,
+    "rounds": 100,
+    "evaluate_every": 10,
+}
+CIFAR = {"dataset": "cifar10", "clients": 100, "cohort": 10, "model": "lenet5", "rounds": 60, "evaluate_every": 10}
+SHAKESPEARE = {"dataset": "shakespeare", "rounds": 30, "evaluate_every": 5}
+
+EVERY = ("feddst", "fedtiny", "fedmef", "fedrts", "feddip", "fedsparsify", "local-prune", "prunefl")
+
+
+def every_method(density: float) -> tuple[Line, ...]:
+    """The honest opponents, then every method that prunes to a density."""
+    opponents = (FEDAVG, INT8, static(density), static(density, "snip"), static(density, "synflow"))
+    variants = tuple(pruned("flash", density, f"flash, {variant}", variant=variant) for variant in ("spdst", "jmwst"))
+    return (*opponents, *(pruned(name, density) for name in EVERY if name != "prunefl"), *variants)
+
+
+TABLES: Mapping[str, tuple[Mapping[str, Any], tuple[Line, ...]]] = {
+    "reach": (
+        FASHION,
+        (
+            FEDAVG,
+            pruned("fedsparsify", 0.1, reach=0.2),
+            pruned("fedsparsify", 0.05, reach=0.12),
+            quantised(pruned("fedsparsify", 0.1, reach=0.15), "int8"),
+            quantised(pruned("fedsparsify", 0.1, reach=0.15), "uniform"),
+        ),
+    ),
+    "fashion": (FASHION, (*every_method(0.1), Line("prunefl", "prunefl"), Line("stc", "stc"), Line("fedpm", "fedpm"))),
+    "cifar": (CIFAR, every_method(0.2)),
+    "shakespeare": (
+        SHAKESPEARE,
+        (
+            FEDAVG,
+            INT8,
+            static(0.2),
+            static(0.2, "snip"),
+            *(pruned(name, 0.2) for name in ("fedsparsify", "feddip", "feddst", "local-prune")),
+        ),
+    ),
+    "kinds": (
+        {**FASHION, "rounds": 40},
+        tuple(
+            Line(f"{model}: {line.label}", line.method, line.settings, {**line.run, **run}, f"{model}: {FEDAVG.label}")
+            for model, run in {
+                "mlp": {"model": "mlp"},
+                "cnn": {"model": "cnn"},
+                "lenet5": {"model": "lenet5"},
+                "lstm": {**SHAKESPEARE, "model": None, "clients": None, "cohort": None, "partition": None},
+            }.items()
+            for line in (FEDAVG, pruned("fedsparsify", 0.1), static(0.1))
+        ),
+    ),
+    "personal": (
+        {
+            "dataset": "fashion_mnist",
+            "clients": 50,
+            "cohort": 10,
+            "model": "cnn",
+            "partition": "shards",
+            "rounds": 60,
+            "evaluate_every": 10,
+        },
+        (FEDAVG, pruned("lotteryfl", 0.5), pruned("lotteryfl", 0.1)),
+    ),
+}
+
+
+def run_all(name: str, seeds: list[int], runs: Path) -> dict[str, list[dict[str, Any]]]:
+    """The final figures of every line of a table, one a seed; a line that cannot run says why and is left out."""
+    base, lines = TABLES[name]
+    found: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        for seed in seeds:
+            settings = {**base, **line.run, "method": line.method, "method_settings": dict(line.settings), "seed": seed}
+            if base.get("partition") == "dirichlet" and settings.get("partition") != "dirichlet":
+                settings.pop("concentration", None)
+            try:
+                experiment = resolve(make_experiment(settings, {}))
+                job = Job(experiment, make_task(experiment), make_method(experiment))
+                out = runs / name / line.label.replace(" ", "").replace(",", "-").replace(":", "-") / str(seed)
+                final = finished(out) or execute(job, out).final
+            except FedbonsaiError as error:
+                print(f"  {name}: {line.label}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                break
+            found.setdefault(line.label, []).append(final)
+            moved = (final["bytes_down"] + final["bytes_up"]) / final["bytes_dense"]
+            print(
+                f"  {name}: {line.label}, seed {seed}: {final['test_metric']:.4f} at {moved:.4f}x",
+                file=sys.stderr,
+                flush=True,
+            )
+    return found
+
+
+def finished(out: Path) -> dict[str, Any] | None:
+    """The final figures of a run that is over."""
+    path = out / "result.json"
+    found: dict[str, Any] | None = json.loads(path.read_text("utf-8"))["final"] if path.exists() else None
+    return found
+
+
+def table(name: str, seeds: list[int], runs: Path) -> Table:
+    """Test metric, distance to dense, density, bytes down, up and both, FLOPs."""
+    found = run_all(name, seeds, runs)
+    _, lines = TABLES[name]
+    rows = [["method", "test metric", "points below dense", "weights kept", "down", "up", "both ways", "FLOPs"]]
+    for line in lines:
+        if line.label not in found:
+            continue
+        own, dense = found[line.label], found[line.against or lines[0].label]
+        pairs = list(zip(own, dense, strict=False))
+        below = [100 * (other["test_metric"] - one["test_metric"]) for one, other in pairs]
+        half = [one["bytes_dense"] / 2 for one in own]
+        down, up = (
+            statistics.mean(one[way] / plain for one, plain in zip(own, half, strict=True))
+            for way in ("bytes_down", "bytes_up")
+        )
+        rows.append(
+            [
+                line.label,
+                several([one["test_metric"] for one in own], 100, " %"),
+                several(below, 1, ""),
+                f"{100 * statistics.mean(one['density'] for one in own):.1f} %",
+                f"{down:.3f}x",
+                f"{up:.3f}x",
+                f"{(down + up) / 2:.4f}x",
+                f"{statistics.mean(one['flops'] / other['flops'] for one, other in pairs):.2f}x",
+            ]
+        )
+    return rows
+
+
+def several(values: list[float], scale: float, unit: str) -> str:
+    """Mean and deviation, or the one value that there is."""
+    return spread(values, scale, unit) if len(values) > 1 else f"{scale * values[0]:.2f}{unit}"
+
+
+def main() -> None:
+    """Make the tables that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tables", default=",".join(TABLES))
+    parser.add_argument("--seeds", default="1,2,3")
+    parser.add_argument("--runs", type=Path, default=Path("runs/fidelity"))
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/fidelity.md")
+    options = parser.parse_args()
+    seeds = [int(seed) for seed in options.seeds.split(",")]
+    for name in options.tables.split(","):
+        text = table_with_machine(table(name, seeds, options.runs), seeds)
+        print(f"\n{name}\n\n{text}", flush=True)
+        if options.write:
+            put(name, text, "fidelity.md")
+
+
+if __name__ == "__main__":
+    main()
