@@ -12,6 +12,7 @@ CASES: dict[str, list[dict[str, object]]] = {
     ],
     "feddip": [{"density": 0.4, "initial_density": 0.8, "period": 1, "penalty": 0.01}],
     "feddst": [{"density": 0.4, "alpha": 0.5, "period": 1, "first": 0.5}],
+    "fedmef": [{"density": 0.4, "alpha": 0.5, "period": 1, "until": 0.75, "boost": 2.0, "max_lr": 0.5}],
     "fedprox": [{"mu": 0.5}],
     "fedrts": [{"density": 0.4, "alpha": 0.5, "period": 1, "until": 0.75}],
     "fedsparsify": [
@@ -32,7 +33,7 @@ CASES: dict[str, list[dict[str, object]]] = {
         {"density": 0.6, "unit": "neuron", "recover": "gradient"},
         {"threshold": 0.5, "threshold_scale": "layer_std", "server_lr": 0.5, "server_optimizer": "momentum"},
     ],
-    "lotteryfl": [{"density": 0.3, "prune": 0.3, "accuracy": 0.2}, {"density": 0.5, "prune": 0.2, "accuracy": 0.5}],
+    "lotteryfl": [{"density": 0.6, "prune": 0.4}],
     "stc": [{"p_up": 0.3, "p_down": 0.3}, {"p_up": 0.5, "p_down": 0.2, "cache": 1}],
 }
 
@@ -40,6 +41,7 @@ DENSE: dict[str, dict[str, object]] = {
     "fedavg": {},
     "feddip": {"density": 1.0, "penalty": 0.0},
     "feddst": {"density": 1.0},
+    "fedmef": {"density": 1.0, "activation": 0.0},
     "fedprox": {"mu": 0.0},
     "fedrts": {"density": 1.0},
     "fedsparsify": {"density": 1.0, "scope": "local"},
@@ -58,6 +60,7 @@ NO_DENSE_LIMIT: dict[str, str] = {
 EXACT: dict[str, list[dict[str, object]]] = {
     "feddip": [{"density": 0.4}, {"density": 0.5, "period": 2, "feedback": False}],
     "feddst": [{"density": 0.3, "alpha": 0.5, "period": 1}],
+    "fedmef": [{"density": 0.3, "alpha": 0.5, "period": 1}],
     "fedrts": [{"density": 0.3, "alpha": 0.5, "period": 1}],
     "fedsparsify": [{"density": 0.3}, {"density": 0.05, "frequency": 3, "reach": 0.8}],
     "fedtiny": [{"density": 0.3, "candidates": 2, "alpha": 0.5, "period": 1}],

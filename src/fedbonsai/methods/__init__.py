@@ -12,6 +12,8 @@ METHODS = {
     "fedavg": "FedAvg",
     "feddip": "FedDIP",
     "feddst": "FedDST",
+    "fedmef": "FedMef",
+    "fedpm": "FedPM",
     "fedprox": "FedProx",
     "fedrts": "FedRTS",
     "fedsparsify": "FedSparsify",
