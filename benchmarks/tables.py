@@ -15,16 +15,16 @@ DOCS = Path(__file__).parent.parent / "docs"
 Table = list[list[str]]
 
 
-def interleaved(one: Callable[[], object], two: Callable[[], object], repeats: int) -> tuple[float, float]:
-    """Median wall seconds of both, taken in turns so that a noisy machine disturbs them alike."""
-    times: tuple[list[float], list[float]] = ([], [])
+def interleaved(*works: Callable[[], object], repeats: int) -> list[float]:
+    """Median wall seconds of each, taken in turns so that a noisy machine disturbs them alike."""
+    times: list[list[float]] = [[] for _ in works]
     for repeat in range(repeats + 1):
-        for place, work in enumerate((one, two)):
+        for place, work in enumerate(works):
             began = time.perf_counter()
             work()
             if repeat:  # the first is the warm-up
                 times[place].append(time.perf_counter() - began)
-    return statistics.median(times[0]), statistics.median(times[1])
+    return [statistics.median(own) for own in times]
 
 
 def spread(values: Sequence[float], scale: float, unit: str) -> str:
