@@ -99,6 +99,7 @@ class Total:
         numbers: Sums of the updates' numbers.
         weight: Sum of the updates' weights.
         members: Whose updates were added, in their order.
+        supports: Where each member's weights are; for methods that need more than sums.
     """
 
     stage: str = "train"
@@ -106,6 +107,7 @@ class Total:
     numbers: dict[str, float] = field(default_factory=dict)
     weight: float = 0.0
     members: list[int] = field(default_factory=list)
+    supports: dict[int, dict[str, Support]] = field(default_factory=dict)
 
     @property
     def clients(self) -> int:
@@ -141,6 +143,7 @@ class Total:
             self.numbers[name] = self.numbers.get(name, 0.0) + value
         self.weight += update.weight
         self.members.append(update.client)
+        self.supports[update.client] = update.supports() if "weights" in update.groups else {}
 
 
 def average(
