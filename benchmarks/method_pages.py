@@ -3,8 +3,11 @@
 .venv/bin/python benchmarks/method_pages.py
 """
 
+import argparse
 import inspect
 import re
+import tomllib
+from pathlib import Path
 
 from fidelity import TABLES
 from tables import DOCS, markdown
@@ -22,7 +25,7 @@ TITLES = {
     "personal": "personal models, two classes a client",
 }
 
-HEADS = ("Symbols", "Travels", "Saves", "Choose", "Differs")
+HEADS = ("Symbols", "Differs")
 
 
 def page(method: str) -> str:
@@ -40,6 +43,7 @@ def page(method: str) -> str:
         f"# {name} (`{method}`)",
         what[:1].upper() + what[1:],
         paragraphs(rest.strip()),
+        notes(method),
         "## Settings",
         markdown(settings, align="---"),
         "## Measured",
@@ -47,6 +51,15 @@ def page(method: str) -> str:
         "Made by `benchmarks/method_pages.py` from the method's docstring and [fidelity](../fidelity.md).",
     ]
     return "\n\n".join(text) + "\n"
+
+
+def notes(method: str) -> str:
+    """What travels, what is saved, when to choose it."""
+    note = tomllib.loads((DOCS / "methods" / "notes.toml").read_text("utf-8"))[method]
+    return "\n".join(
+        f"- **{head}**: {note[key]}."
+        for head, key in (("Down", "down"), ("Up", "up"), ("Saved for real", "saves"), ("Choose it", "choose"))
+    )
 
 
 def paragraphs(text: str) -> str:
@@ -90,7 +103,9 @@ def pages() -> dict[str, str]:
 
 def main() -> None:
     """Write all pages."""
-    folder = DOCS / "methods"
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=DOCS / "methods")
+    folder: Path = parser.parse_args().out
     folder.mkdir(exist_ok=True)
     for name, text in pages().items():
         (folder / name).write_text(text, "utf-8")
