@@ -21,7 +21,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from tables import Table, put, spread, table_with_machine
+from tables import DOCS, Table, put, spread, table_with_machine
 
 from fedbonsai.core.errors import FedbonsaiError
 from fedbonsai.experiment.build import make_method, make_task, resolve
@@ -208,6 +208,26 @@ def table(name: str, seeds: list[int], runs: Path) -> Table:
     return rows
 
 
+def frontier(name: str, rows: Table) -> None:
+    """Draw a table's accuracy against its bytes into docs/, one point a method."""
+    import matplotlib as mpl
+
+    mpl.use("svg")
+    mpl.rcParams.update({"svg.hashsalt": name, "svg.fonttype": "none", "font.size": 9})
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(8, 5))
+    for method, metric, _, _, _, _, both, _ in rows[1:]:
+        value, _, deviation = metric.replace(" %", "").partition(" ± ")
+        x, y = float(both.rstrip("x")), float(value)
+        axes.errorbar(x, y, yerr=float(deviation or 0), fmt="o", markersize=5, capsize=2)
+        axes.annotate(method, (x, y), xytext=(5, 4), textcoords="offset points")
+    axes.set(xscale="log", xlabel="bytes of both directions, over dense fp32 FedAvg", ylabel="test metric, %")
+    axes.grid(alpha=0.3)
+    figure.savefig(DOCS / f"fidelity-{name}.svg", metadata={"Date": None}, bbox_inches="tight")
+    plt.close(figure)
+
+
 def several(values: list[float], scale: float, unit: str) -> str:
     """Mean and deviation, or the one value that there is."""
     return spread(values, scale, unit) if len(values) > 1 else f"{scale * values[0]:.2f}{unit}"
@@ -223,10 +243,12 @@ def main() -> None:
     options = parser.parse_args()
     seeds = [int(seed) for seed in options.seeds.split(",")]
     for name in options.tables.split(","):
-        text = table_with_machine(table(name, seeds, options.runs), seeds)
+        rows = table(name, seeds, options.runs)
+        text = table_with_machine(rows, seeds)
         print(f"\n{name}\n\n{text}", flush=True)
         if options.write:
-            put(name, text, "fidelity.md")
+            frontier(name, rows)
+            put(name, f"{text}\n\n![{name}: accuracy against bytes](fidelity-{name}.svg)", "fidelity.md")
 
 
 if __name__ == "__main__":
