@@ -13,6 +13,7 @@ CASES: dict[str, list[dict[str, object]]] = {
     "feddip": [{"density": 0.4, "initial_density": 0.8, "period": 1, "penalty": 0.01}],
     "feddst": [{"density": 0.4, "alpha": 0.5, "period": 1, "first": 0.5}],
     "fedmef": [{"density": 0.4, "alpha": 0.5, "period": 1, "until": 0.75, "boost": 2.0, "max_lr": 0.5}],
+    "fedpm": [{}, {"reset": 3}],
     "fedprox": [{"mu": 0.5}],
     "fedrts": [{"density": 0.4, "alpha": 0.5, "period": 1, "until": 0.75}],
     "fedsparsify": [
@@ -23,6 +24,10 @@ CASES: dict[str, list[dict[str, object]]] = {
     "fl-snip": [
         {"density": 0.4, "budget": "erk"},
         {"density": 0.4, "criterion": "synflow", "steps": 5},
+    ],
+    "flash": [
+        {"density": 0.4, "hunt_epochs": 2, "prune_rate": 0.6},
+        {"density": 0.4, "variant": "jmwst", "hunt_epochs": 2, "denominator": "holders"},
     ],
     "local-prune": [
         {"density": 0.3},
@@ -47,11 +52,13 @@ DENSE: dict[str, dict[str, object]] = {
     "fedsparsify": {"density": 1.0, "scope": "local"},
     "fedtiny": {"density": 1.0, "candidates": 1},
     "fl-snip": {"density": 1.0},
+    "flash": {"density": 1.0, "variant": "jmwst"},
     "local-prune": {"density": 1.0},
 }
 """Settings under which a method is FedAvg, bit for bit."""
 
 NO_DENSE_LIMIT: dict[str, str] = {
+    "fedpm": "trains no weights",
     "lotteryfl": "counts every client alike, whatever its examples",
     "stc": "sends one magnitude a tensor, however many signs",
 }
@@ -69,6 +76,10 @@ EXACT: dict[str, list[dict[str, object]]] = {
         {"density": 0.3, "criterion": "random", "budget": "uniform"},
         {"density": 0.3, "budget": "lamp"},
     ],
+    "flash": [
+        {"density": 0.3, "hunt_epochs": 2},
+        {"density": 0.3, "variant": "jmwst", "hunt_epochs": 2, "interval": 2, "recalibration": "aggregate"},
+    ],
     "local-prune": [
         {"density": 0.3},
         {"density": 0.05},
@@ -77,6 +88,12 @@ EXACT: dict[str, list[dict[str, object]]] = {
     ],
 }
 """Settings that promise a density."""
+
+
+WORK: dict[str, dict[str, object]] = {
+    "fedpm": {"optimizer": "adam", "lr": 0.1, "epochs": 10},
+}
+"""Local work of methods that do not learn with that of the others."""
 
 
 def make(name: str, settings: dict[str, object]) -> Method:
