@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from torch import tensor
 
 from fedbonsai.core.errors import SupportError
-from fedbonsai.sparsity.updates import drop_and_grow, n_of_m, swappable
+from fedbonsai.core.seeds import generator
+from fedbonsai.sparsity.updates import drop_and_grow, n_of_m, redistribute, swappable
 
 few = st.integers(-2, 2).map(float)  # few values, so that most are tied
 
@@ -74,6 +75,30 @@ def test_what_can_be_swapped():
     assert swappable(masks, 1.0) == {"full": 0, "half": 2, "empty": 0}
     assert swappable(masks, 0.5) == {"full": 0, "half": 1, "empty": 0}
     assert swappable(masks, 0.4) == {"full": 0, "half": 0, "empty": 0}
+
+
+def test_density_moves_to_where_weights_are_large_by_hand():
+    # Half of each layer's 4 present weights go, the smaller ones: 4 in all. Means 6 and 2: 3 are grown in a, 1 in b.
+    masks = {name: torch.arange(12) < 4 for name in "ab"}
+    weights = {"a": torch.zeros(12), "b": torch.zeros(12)}
+    weights["a"][:4], weights["b"][:4] = tensor([3.0, -9.0, 8.0, 4.0]), tensor([-3.0, 3.0, 1.0, 1.0])
+    after = redistribute(masks, weights, 0.5, generator(0, "regrow"))
+    assert after["a"][:4].tolist() == [False, True, True, False]
+    assert after["b"][:4].tolist() == [True, True, False, False]
+    assert [int(after[name][4:].sum()) for name in "ab"] == [3, 1]
+
+
+@given(st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size=1, max_size=4), st.floats(0, 1), st.data())
+def test_what_is_redistributed_is_as_much_and_grows_among_the_absent(rows, share, data):
+    masks = {str(place): tensor([True, *row]) for place, row in enumerate(rows)}
+    weights = {
+        name: tensor(data.draw(st.lists(few, min_size=len(mask), max_size=len(mask)))) for name, mask in masks.items()
+    }
+    after = redistribute(masks, weights, share, generator(0, "regrow"))
+    dropped = swappable(masks, share)
+    assert sum(int(one.sum()) for one in after.values()) == sum(int(one.sum()) for one in masks.values())
+    assert {name: int((masks[name] & ~after[name]).sum()) for name in masks} == dropped
+    assert sum(int((after[name] & ~masks[name]).sum()) for name in masks) == sum(dropped.values())
 
 
 @given(st.integers(1, 4), st.integers(1, 10), st.integers(1, 6), st.data())

@@ -1,6 +1,7 @@
 """What most methods do, as functions: a method that does as they do calls them in one line."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from fedbonsai.core.message import Message
 from fedbonsai.core.state import Memory, State, Tensors
@@ -26,6 +27,31 @@ def train(
     """Client work: train what came, where it is present, and send it back."""
     fit = learner.fit(task.dense(), task.supports(), objective=objective)
     return trained(fit, task.supports()), memory
+
+
+def fit_around(
+    task: Message, learner: Learner, first: float, move: Callable[[Tensors], dict[str, Support]]
+) -> tuple[Fit, dict[str, Support]]:
+    """Client work: train what came, move its mask on the way, and train on.
+
+    Args:
+        task: What came.
+        learner: Who trains.
+        first: Share of the steps that come before the mask moves; at least one does, and where there are two, one
+            comes after.
+        move: The new supports, from the weights at that time.
+
+    Returns:
+        Both parts of the training as one, and the supports that it ended with.
+    """
+    before = min(max(1, round(first * learner.steps)), max(1, learner.steps - 1))
+    one = learner.fit(task.dense(), task.supports(), steps=before)
+    supports = move(one.weights)
+    if learner.steps == before:
+        return one, supports
+    two = learner.fit(one.weights, supports, steps=learner.steps - before, part=1)
+    steps = one.steps + two.steps
+    return replace(two, loss=(one.loss * one.steps + two.loss * two.steps) / steps, steps=steps), supports
 
 
 def stepped(state: State, target: Tensors, optimizer: str, lr: float) -> State:

@@ -19,6 +19,7 @@ METHODS = {
     "fedsparsify": "FedSparsify",
     "fedtiny": "FedTiny",
     "fl-snip": "FLSnip",
+    "flash": "Flash",
     "local-prune": "LocalPrune",
     "lotteryfl": "LotteryFL",
     "stc": "STC",

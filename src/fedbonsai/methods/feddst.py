@@ -14,7 +14,7 @@ batch, the code that of the last one seen. Momentum begins anew after the readju
 several votes for a weight is not offered, nor the pairing with FedProx, nor a sparsity that grows over the run.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import torch
@@ -22,11 +22,12 @@ import torch
 from fedbonsai.core.fields import DENSITY, SHARE, Range, check
 from fedbonsai.core.message import Message
 from fedbonsai.core.state import Memory, Setting, State, Tensors
+from fedbonsai.core.support import Support
 from fedbonsai.federated.aggregate import Kernel, Total, average
 from fedbonsai.federated.growth import quota, sparse_start, swap_share
 from fedbonsai.federated.method import Plan, Traits
-from fedbonsai.federated.steps import model_task, train, trained
-from fedbonsai.learning.learner import Fit, Learner
+from fedbonsai.federated.steps import fit_around, model_task, train, trained
+from fedbonsai.learning.learner import Learner
 from fedbonsai.sparsity.masks import keep_top
 from fedbonsai.sparsity.schedules import Every
 from fedbonsai.sparsity.selection import masks_of, supports_of
@@ -74,15 +75,16 @@ class FedDST:
         counts = quota(masks, task.numbers["swap"])
         if not counts:
             return train(task, memory, learner)
-        before = min(max(1, round(self.first * learner.steps)), max(1, learner.steps - 1))
-        fit = learner.fit(task.dense(), task.supports(), steps=before)
-        gradients = learner.gradients(fit.weights, batches=1)
-        for name, count in counts.items():
-            masks[name] = drop_and_grow(masks[name], fit.weights[name].abs(), gradients[name].abs(), count)
-        supports = supports_of(masks)
-        if learner.steps > before:
-            fit = _both(fit, learner.fit(fit.weights, supports, steps=learner.steps - before, part=1))
-        return trained(fit, supports), memory
+
+        def swapped(weights: Tensors) -> dict[str, Support]:
+            gradients = learner.gradients(weights, batches=1)
+            moved = {
+                name: drop_and_grow(masks[name], weights[name].abs(), gradients[name].abs(), count)
+                for name, count in counts.items()
+            }
+            return supports_of(masks | moved)
+
+        return trained(*fit_around(task, learner, self.first, swapped)), memory
 
     def finalize(self, state: State, total: Total) -> State:
         mean = average(total, state.weights, Kernel("weights", "holders", "zero"))
@@ -94,9 +96,3 @@ class FedDST:
 
     def model(self, state: State) -> Tensors:
         return state.weights
-
-
-def _both(one: Fit, two: Fit) -> Fit:
-    """Two parts of one round's training as one."""
-    steps = one.steps + two.steps
-    return replace(two, loss=(one.loss * one.steps + two.loss * two.steps) / steps, steps=steps)

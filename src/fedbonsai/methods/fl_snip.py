@@ -1,6 +1,6 @@
 """FL-SNIP: clients score the untrained weights once, and the best of the sum are trained; also SSFL.
 
-Ohib et al. Unmasking Efficiency: Learning Salient Sparse Models in Non-IID Federated Learning (SSFL). TMLR 2026.
+Ohib et al. SSFL: Discovering Sparse Unified Subnetworks at Initialization for Efficient Federated Learning. TMLR 2026.
 https://arxiv.org/abs/2405.09037
 Lee et al. SNIP. ICLR 2019. Wang et al. GraSP. ICLR 2020. Tanaka et al. SynFlow. NeurIPS 2020.
 

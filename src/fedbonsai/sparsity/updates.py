@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from fedbonsai.core.errors import SupportError
+from fedbonsai.sparsity.budgets import spread
 from fedbonsai.sparsity.masks import keep_top
 
 
@@ -54,6 +55,35 @@ def swappable(masks: Mapping[str, Tensor], share: float) -> dict[str, int]:
     """
     counts = {name: (int(mask.sum()), mask.numel()) for name, mask in masks.items()}
     return {name: min(int(share * present), size - present) for name, (present, size) in counts.items()}
+
+
+def redistribute(
+    masks: Mapping[str, Tensor], weights: Mapping[str, Tensor], share: float, generator: torch.Generator
+) -> dict[str, Tensor]:
+    """Drop the smallest ``share`` of each layer's present weights, and grow as many in all at random among the absent.
+
+    Layers grow in proportion to the mean size of their present weights, so that density moves to where they are large
+    (Dettmers and Zettlemoyer, Sparse networks from scratch, 2019; FLASH, Babakniya et al., TMLR 2023).
+
+    Args:
+        masks: What is present, by layer; in each at least one.
+        weights: Their weights.
+        share: Of the present weights of a layer, how many to drop; no more than are absent.
+        generator: Draws what is grown.
+
+    Returns:
+        Masks that keep as many weights in all.
+    """
+    dropped, sizes = swappable(masks, share), {name: weights[name].abs() for name in masks}
+    means = {name: float(sizes[name][mask].mean()) for name, mask in masks.items()}
+    absent = {name: (int((~mask).sum()),) for name, mask in masks.items()}
+    grown = spread(means, absent, sum(dropped.values()))
+    found = {}
+    for name, mask in masks.items():
+        kept = keep_top(torch.where(mask, sizes[name], -torch.inf), int(mask.sum()) - dropped[name])
+        draws = torch.rand(mask.shape, generator=generator)
+        found[name] = kept | keep_top(torch.where(mask, -torch.inf, draws), grown[name])
+    return found
 
 
 def n_of_m(scores: Float[Tensor, "*dims"], n: int, m: int) -> Bool[Tensor, "*dims"]:
