@@ -407,3 +407,14 @@ def test_tasks_that_are_encoded_once_for_all_are_those_of_each_client(values):
     for client, data in tasks.items():
         alone = Exchange(run.method, state, Plan(), rules, Ledger(state, "train"))
         assert data == alone._task(client, ())
+
+
+def test_a_stage_that_asks_fewer_than_min_clients_needs_all_of_them():
+    run = make_run(OwnBias())  # asks two
+    run.rules = Rules(3, min_clients=3)
+    _, row = run_round(run.method, run.start().state, run.engine, run.rules)
+    assert row["clients"] == 2
+    serve, served = run.engine._client.serve, []
+    run.engine._client.serve = lambda data: served.append(data) or (serve(data) if len(served) == 1 else b"")
+    with pytest.raises(RoundError, match="needs at least 2 clients, 1 of 2 are left"):
+        run_round(run.method, run.start().state, run.engine, run.rules)
