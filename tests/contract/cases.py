@@ -39,6 +39,7 @@ CASES: dict[str, list[dict[str, object]]] = {
         {"threshold": 0.5, "threshold_scale": "layer_std", "server_lr": 0.5, "server_optimizer": "momentum"},
     ],
     "lotteryfl": [{"density": 0.6, "prune": 0.4}],
+    "prunefl": [{"period": 1, "initial": 2, "initial_epochs": 1}, {"initial": 0, "max_density": 0.8, "until": 0.5}],
     "stc": [{"p_up": 0.3, "p_down": 0.3}, {"p_up": 0.5, "p_down": 0.2, "cache": 1}],
 }
 
@@ -54,6 +55,7 @@ DENSE: dict[str, dict[str, object]] = {
     "fl-snip": {"density": 1.0},
     "flash": {"density": 1.0, "variant": "jmwst"},
     "local-prune": {"density": 1.0},
+    "prunefl": {"initial": 0, "drop": 0.0, "period": 1},
 }
 """Settings under which a method is FedAvg, bit for bit."""
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import conv_flop_count, flop_registry
 
@@ -66,6 +66,34 @@ def count_all(work: Callable[[], object]) -> int:
     with without_onednn(), counter:
         work()
     return counter.flops
+
+
+def count_uses(module: nn.Module, work: Callable[[], object]) -> dict[str, float]:
+    """How often ``work`` uses a weight of each matrix or kernel: multiply-adds of its module over its weights.
+
+    Once an example in a dense layer, once an example and position in a convolution, never in an embedding.
+    """
+    counter, spent = _Counter(), dict[nn.Module, int]()
+
+    def enter(one: nn.Module, _: object) -> None:
+        spent[one] = spent.get(one, 0) - counter.flops
+
+    def leave(one: nn.Module, *_: object) -> None:
+        spent[one] += counter.flops
+
+    handles = [one.register_forward_pre_hook(enter) for one in module.modules()]
+    handles += [one.register_forward_hook(leave) for one in module.modules()]
+    try:
+        with without_onednn(), counter, torch.no_grad():
+            work()
+    finally:
+        for handle in handles:
+            handle.remove()
+    found = {}
+    for path, one in module.named_modules():
+        own = {name: weight.numel() for name, weight in one.named_parameters(path, recurse=False) if weight.dim() > 1}
+        found.update({name: spent.get(one, 0) / (2 * sum(own.values())) for name in own})
+    return found
 
 
 @contextmanager

@@ -155,6 +155,10 @@ class Learner:
         self.bench.load({**weights, **self.buffers})
         return probes.flow_gradient(self.bench)
 
+    def uses(self) -> dict[str, float]:
+        """How often one example uses a weight of each prunable tensor: what a weight costs to compute with."""
+        return probes.uses(self.bench)
+
     def evaluate(self, weights: Tensors, part: str = "validation") -> Evaluation:
         """Mean loss and metric at ``weights`` on one part of the client's data.
 

@@ -70,3 +70,12 @@ class Objective:
     effective: Callable[[Live], Mapping[str, Tensor]] | None = None
     around: Callable[[nn.Module], AbstractContextManager[None]] = nothing
     learning_rate: Callable[[Live, Moment], float] | None = None
+
+
+def adding_up(total: Tensor, power: int = 1) -> Objective:
+    """Change nothing, but add every step's gradient, of absent weights too, to ``total`` (flat); or its powers."""
+
+    def gradient(live: Live) -> None:
+        total.add_(live.flat_gradient**power)
+
+    return Objective(gradient=gradient)

@@ -1,4 +1,4 @@
-"""What a method may ask of a network besides its gradient: curvature, and the flow through it."""
+"""What a method may ask of a network besides its gradient: curvature, the flow through it, uses of its weights."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fedbonsai.core.errors import ConfigError
 from fedbonsai.learning.bench import Bench
-from fedbonsai.learning.flops import count_all, without_onednn
+from fedbonsai.learning.flops import count_all, count_uses, without_onednn
 
 
 def hessian_gradient(bench: Bench, batches: Sequence[Tensor]) -> dict[str, Tensor]:
@@ -79,3 +79,15 @@ def flow_gradient(bench: Bench) -> dict[str, Tensor]:
     if not all(bool(one.isfinite().all()) for one in found.values()):
         raise ConfigError("synflow: the flow through the network must be finite; use another criterion")
     return found
+
+
+def uses(bench: Bench) -> dict[str, float]:
+    """How often one example uses a weight of each prunable tensor (see `flops.count_uses`)."""
+    inputs, _ = bench.task.pool.batch(torch.zeros(1, dtype=torch.long))
+    bench.module.eval()
+    try:
+        found = count_uses(bench.module, lambda: bench.module(inputs))
+    finally:
+        bench.module.train()
+    bench.meter.flops += bench.cost.forward
+    return {name: found[name] for name in bench.layout.prunable}

@@ -22,6 +22,7 @@ METHODS = {
     "flash": "Flash",
     "local-prune": "LocalPrune",
     "lotteryfl": "LotteryFL",
+    "prunefl": "PruneFL",
     "stc": "STC",
 }
 """Class by the name used on the command line; the file is the name with underscores."""
