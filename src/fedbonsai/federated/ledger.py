@@ -70,7 +70,7 @@ class Ledger:
         """Refuse to go on with too few clients.
 
         Raises:
-            RoundError: Fewer than ``min_clients`` are left, or not all of a stage that asked fewer; it names the reasons.
+            RoundError: Fewer than ``min_clients`` are left, or fewer than a small stage asked; it names the reasons.
         """
         min_clients = min(min_clients, max(len(self.asked), 1))
         if len(self.accepted) < min_clients:
