@@ -7,6 +7,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 
+SMALL = 144
+"""Pixels below which a call of ours costs more than it saves."""
+
+
 class _GreyConvolution(torch.autograd.Function):
     """A convolution of one input channel, its weight's gradient as one matrix product.
 
@@ -37,7 +41,7 @@ class Conv2d(nn.Conv2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         """Convolve ``(batch, channels, height, width)``."""
-        if self.in_channels > 1:
+        if self.in_channels > 1 or input.shape[-2] * input.shape[-1] < SMALL:
             return super().forward(input)
         found: Tensor = _GreyConvolution.apply(input, self.weight, self.bias, self.padding)  # type: ignore[no-untyped-call]
         return found
@@ -74,5 +78,7 @@ class MaxPool2d(nn.MaxPool2d):
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         """Pool ``(batch, channels, height, width)``."""
+        if input.shape[-2] * input.shape[-1] < SMALL:
+            return super().forward(input)
         found: Tensor = _MaxPool.apply(input, self.size)  # type: ignore[no-untyped-call]
         return found
