@@ -1,8 +1,10 @@
 """A data set in memory."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from fedbonsai.core.errors import DataError
@@ -66,12 +68,17 @@ class Standardise:
 
     def __call__(self, raw: Tensor) -> Tensor:
         """Standardise a batch of shape ``(batch, channels, ...)``."""
-        shape = (-1,) + (1,) * (raw.dim() - 2)
         values = raw.float()
-        mean, std = (values.new_tensor(one).reshape(shape) for one in (self.mean, self.std))
+        mean, std = _by_channel(self.mean, raw.dim()), _by_channel(self.std, raw.dim())
         if values is raw:
             return (values - mean) / std
         return values.sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=64)
+def _by_channel(values: tuple[float, ...], dimensions: int) -> Tensor:
+    """One value a channel, shaped to meet a batch; made once, not in every step."""
+    return torch.tensor(values).reshape((-1,) + (1,) * (dimensions - 2))
 
 
 def token_numbers(raw: Tensor) -> Tensor:

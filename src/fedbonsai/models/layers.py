@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-
 SMALL = 144
 """Pixels below which a call of ours costs more than it saves."""
 
@@ -79,6 +78,7 @@ class MaxPool2d(nn.MaxPool2d):
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  torch's name
         """Pool ``(batch, channels, height, width)``."""
         if input.shape[-2] * input.shape[-1] < SMALL:
-            return super().forward(input)
+            small: Tensor = super().forward(input)
+            return small
         found: Tensor = _MaxPool.apply(input, self.size)  # type: ignore[no-untyped-call]
         return found
