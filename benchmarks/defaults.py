@@ -16,7 +16,7 @@ from fedbonsai.experiment.settings import make_experiment
 TRIED = {
     "digits": (20, (0.03, 0.1, 0.3)),
     "mnist": (12, (0.05, 0.1)),
-    "fashion_mnist": (12, (0.03, 0.1, 0.2)),
+    "fashion_mnist": (30, (0.03, 0.1, 0.2, 0.3)),
     "cifar10": (20, (0.02, 0.05, 0.1, 0.2)),
     "shakespeare": (12, (0.5, 1.0, 2.0, 4.0, 8.0)),
 }
