@@ -1,5 +1,7 @@
 """One entry a method: settings under which the whole contract holds. A method without an entry fails the suite."""
 
+import pytest
+
 from fedbonsai.federated.method import Method
 from fedbonsai.methods import method_class
 
@@ -104,3 +106,6 @@ def make(name: str, settings: dict[str, object]) -> Method:
 
 def flat(table: dict[str, list[dict[str, object]]]) -> list[Method]:
     return [make(name, settings) for name, entries in table.items() for settings in entries]
+
+
+each_method = pytest.mark.parametrize("method", flat(CASES), ids=repr)

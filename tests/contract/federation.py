@@ -3,12 +3,15 @@
 import functools
 import random
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 
-from fedbonsai.core.state import Memory, Setting
+from fedbonsai.core.message import Message
+from fedbonsai.core.state import Memory, Setting, State
 from fedbonsai.engines.local import LocalEngine
 from fedbonsai.engines.processes import ProcessEngine
 from fedbonsai.federated.checkpoint import Checkpoint
@@ -94,10 +97,37 @@ def finished(method: Method, **options) -> Checkpoint:
         run.engine.close()
 
 
+@dataclass(frozen=True)
+class Watched:
+    """A finished run and what passed in it: every client's update, and the state before and after every turn."""
+
+    checkpoint: Checkpoint
+    updates: list[Message]
+    states: list[State]
+
+
 @functools.cache
+def watched(method: Method) -> Watched:
+    """A run of a method on the local engine: what others are held against. Nobody may change it."""
+    updates, states, work, finalize = [], [], type(method).work, type(method).finalize
+
+    def spy_work(self, task, memory, learner):
+        update, kept = work(self, task, memory, learner)
+        updates.append(replace(update, stage=task.stage))
+        return update, kept
+
+    def spy_finalize(self, state, total):
+        after = finalize(self, state, total)
+        states.extend([after] if states else [state, after])
+        return after
+
+    with patch.multiple(type(method), work=spy_work, finalize=spy_finalize):
+        return Watched(finished(method), updates, states)
+
+
 def reference(method: Method) -> Checkpoint:
-    """A finished run of a method on the local engine: what others are held against. Nobody may change it."""
-    return finished(method)
+    """How the run of `watched` ended."""
+    return watched(method).checkpoint
 
 
 def same_bits(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> bool:
@@ -126,3 +156,25 @@ def same_run(one: Checkpoint, two: Checkpoint) -> bool:
 
 def same_memory(one: Memory, two: Memory) -> bool:
     return dict(one.numbers) == dict(two.numbers) and same_bits(one.tensors, two.tensors)
+
+
+def same_message(one: Message, two: Message) -> bool:
+    def facts(message: Message) -> Mapping:
+        return {
+            (group, name): (part.support, part.values.view(torch.int32).tolist())
+            for group, parts in message.groups.items()
+            for name, part in parts.items()
+        }
+
+    return facts(one) == facts(two) and dict(one.numbers) == dict(two.numbers) and one.weight == two.weight
+
+
+def asked(method: Method, state: State, client: int) -> Message:
+    """A client's task as it arrives: with what the exchange writes on it."""
+    task = method.distribute(state, client).with_numbers(progress=0.25)
+    return replace(task, client=client, stage=method.plan(state).stage)
+
+
+def memory_of(run: Run, client: int) -> Memory:
+    """What the method keeps on a client."""
+    return run.engine.memories().get(client, Memory()).section("method")

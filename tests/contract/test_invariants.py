@@ -1,0 +1,283 @@
+"""What went wrong in published code and must not here, whatever the method (table: docs/adding-a-method.md)."""
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from unittest.mock import patch
+
+import pytest
+import torch
+from contract.cases import CASES, EXACT, each_method, flat
+from contract.federation import (
+    CLIENTS,
+    asked,
+    finished,
+    make_bench,
+    make_run,
+    norm_net,
+    reference,
+    same_bits,
+    same_memory,
+    same_message,
+    same_run,
+    watched,
+)
+
+from fedbonsai.core.message import Message
+from fedbonsai.core.state import Memory, Setting, State
+from fedbonsai.engines.local import LocalEngine
+from fedbonsai.federated.client import Client
+from fedbonsai.federated.engine import Answer
+from fedbonsai.federated.exchange import Rules
+from fedbonsai.federated.method import Method
+from fedbonsai.federated.round import run_round
+from fedbonsai.federated.run import Run, Schedule
+from fedbonsai.learning.learner import Learner
+from fedbonsai.methods import METHODS
+from fedbonsai.methods.fedavg import FedAvg
+
+WHOLE = {"fedavg", "fedprox"}
+"""Methods that leave nothing out."""
+
+MOVING = {"alpha": None, "recover": "gradient", "variant": "jmwst", "initial": 2}
+"""Settings of methods whose masks grow as well, and what they must be for that; None is anything."""
+
+
+@each_method
+def test_something_is_really_left_out(method):
+    run = watched(method)
+    parts = [part for update in run.updates for group in update.groups.values() for part in group.values()]
+    left_out = any(part.support.kind != "dense" for part in parts) or any(state.supports for state in run.states)
+    assert left_out == (method.name not in WHOLE)
+
+
+@each_method
+def test_masks_are_of_parameters_of_the_model(method):
+    for state in watched(method).states:
+        shapes = {slot.name: slot.shape for slot in state.setting.layout.parameters}
+        assert all(support.shape == shapes[name] for name, support in state.supports.items())
+
+
+def moves(method: Method) -> bool:
+    return any(
+        getattr(method, name, 0) == value or (value is None and hasattr(method, name)) for name, value in MOVING.items()
+    )
+
+
+@pytest.mark.parametrize("method", [one for one in flat(CASES) if moves(one)], ids=repr)
+def test_a_mask_that_moves_grows_what_was_absent(method):
+    supports = [state.supports for state in watched(method).states]
+    grown = [
+        after[name].indicator() & ~before[name].indicator()
+        for before, after in pairwise(supports)
+        for name in after
+        if name in before
+    ]
+    assert any(one.any() for one in grown)
+
+
+@each_method
+def test_no_decision_looks_at_test_data(method):
+    bench = make_bench(holdout=0.2 if method.traits.personal else 0.0)
+    bench.task.test.targets.add_(1).remainder_(3)
+    for split in bench.task.splits:
+        bench.task.pool.targets[split.holdout] += 1
+        bench.task.pool.targets[split.holdout] %= 3
+    one, two = reference(method), finished(method, bench=bench)
+    judged = [tuple({**row, "test_loss": None, "test_metric": None} for row in run.rows) for run in (one, two)]
+    assert same_run(replace(one, rows=judged[0]), replace(two, rows=judged[1]))
+    assert one.rows[-1]["test_loss"] != two.rows[-1]["test_loss"]
+
+
+@each_method
+@pytest.mark.parametrize(
+    ("rounds", "work"), [(1, {"steps": 1}), (2, {"epochs": 2, "batch_size": 4}), (3, {"batch_size": 100})]
+)
+def test_runs_of_any_length_and_any_local_work_finish(method, rounds, work):
+    bench = make_bench(holdout=0.2 if method.traits.personal else 0.0, **work)
+    checkpoint = finished(method, bench=bench, rounds=rounds)
+    assert checkpoint.state.round == rounds
+    assert not any(row["dropped"] for row in checkpoint.rows)
+
+
+@pytest.mark.parametrize("exact", flat(EXACT), ids=repr)
+@pytest.mark.parametrize(
+    ("rounds", "work"), [(1, {}), (1, {"steps": 1}), (2, {"epochs": 2}), (3, {"batch_size": 100}), (5, {})]
+)
+def test_the_density_is_within_one_weight_of_what_was_asked(exact, rounds, work):
+    bench = make_bench(**work)
+    state = finished(exact, bench=bench, rounds=rounds).state
+    total = sum(slot.numel for slot in bench.layout.slots if slot.prunable)
+    assert abs(state.density - exact.density) * total <= 1
+
+
+@each_method
+@pytest.mark.parametrize(
+    ("norm", "work"),
+    [
+        ("average", {"momentum": 0.9, "weight_decay": 0.01}),
+        ("static", {"optimizer": "adam", "lr": 0.05, "weight_decay": 0.01}),
+        ("local", {"momentum": 0.9}),
+    ],
+)
+def test_what_is_pruned_stays_zero_whatever_the_optimizer_and_the_norm(method, norm, work):
+    fit, fits = Learner.fit, []
+
+    def spy(self, weights, supports=None, **options):
+        result = fit(self, weights, supports, **options)
+        fits.append(off(result.weights, supports or {}))
+        return result
+
+    bench = make_bench(norm_net, holdout=0.2 if method.traits.personal or norm == "local" else 0.0, **work)
+    with patch.object(Learner, "fit", spy):
+        checkpoint = finished(method, bench=bench, norm=norm)
+    assert not any(row["dropped"] for row in checkpoint.rows)
+    assert fits
+    assert not any(fits)
+    assert not off(checkpoint.state.weights, checkpoint.state.supports)
+
+
+def off(weights, supports) -> int:
+    """How many weights that are absent are not zero."""
+    return sum(int(weights[name][~support.indicator()].count_nonzero()) for name, support in supports.items())
+
+
+@each_method
+def test_what_one_client_keeps_and_sends_is_untouched_by_the_next(method):
+    bench = make_bench()
+    state = make_run(method, bench=bench).start().state
+
+    def work(client: int) -> tuple[Message, Memory]:
+        return method.work(asked(method, state, client), Memory(), Learner(bench, client))
+
+    update, memory = work(0)
+    copies = work(0)
+    work(1)
+    assert same_message(update, copies[0])
+    assert same_memory(memory, copies[1])
+
+
+@each_method
+def test_every_stage_is_charged_for_bytes_both_ways_and_for_flops(method):
+    for row in reference(method).rows:
+        assert row["flops"] > 0
+        assert row["bytes_down"] > 0
+        assert row["bytes_up"] > 0
+        assert len(row["bytes_by_client"]) == row["clients"]
+        assert all(one["down"] > 0 and one["up"] > 0 for one in row["bytes_by_client"].values())
+
+
+@each_method
+def test_ones_on_a_mask_cost_a_bit_a_weight_at_most(method):
+    run = watched(method)
+    for row, name, clients, parts in ones_sent(run):
+        booked = row["traffic"]["up"][name]
+        weights = sum(part.support.indicator().numel() for part in parts)
+        assert booked["values"] + booked["supports"] <= clients * (math.ceil(weights / 8) + 20 * len(parts))
+
+
+def test_there_are_methods_that_send_ones_on_a_mask():
+    assert {method.name for method in flat(CASES) if ones_sent(watched(method))} >= {"fedpm", "fedrts", "fl-snip"}
+
+
+def ones_sent(run) -> list:
+    """Rows and groups in which all clients sent nothing but ones on a support; how many did, and what one sent."""
+    found, updates = [], iter(run.updates)
+    for row in run.checkpoint.rows:
+        came = [next(updates) for _ in range(row["clients"])]
+        assert {update.stage for update in came} == {row["stage"]}
+        for name, parts in came[0].groups.items():
+            sent = [part for update in came for part in update.groups.get(name, {}).values()]
+            if all((part.values == 1).all() for part in sent) and any(part.support.kind != "dense" for part in sent):
+                found.append((row, name, len(came), list(parts.values())))
+    return found
+
+
+@each_method
+def test_a_weight_that_training_did_not_move_is_held_all_the_same(method):
+    if method.name == "fedpm":
+        pytest.skip("sends masks that are drawn, no weights that could stay")
+    bench = make_bench(lr=1e-30)
+    run = make_run(method, bench=bench, cohort=CLIENTS)
+    state = trained_from(run)
+    after, row = run_round(method, state, run.engine, run.rules)
+    assert row["stage"] == "train"
+    for name, weights in after.weights.items():
+        before = after.supports[name].apply(state.weights[name]) if name in after.supports else state.weights[name]
+        torch.testing.assert_close(weights, before, rtol=1e-5, atol=1e-5)
+
+
+class Forgetful(LocalEngine):
+    """Loses some answers on their way, and may lose what clients remember between rounds."""
+
+    def __init__(self, client: Client, lost: set[tuple[int, int]]) -> None:
+        super().__init__(client)
+        self.lost, self.turn, self.victims = lost, 0, []
+
+    def next(self) -> Answer:
+        answer = super().next()
+        if (self.turn, answer.client) not in self.lost:
+            return answer
+        self.victims.append(answer.client)
+        return Answer(answer.client, None, 0.0, "lost on the way")
+
+    def settle(self, accepted) -> None:
+        before = {client: self._memories.get(client) for client in self.victims}
+        super().settle(accepted)
+        assert all(self._memories.get(client) is memory for client, memory in before.items())
+        self.turn, self.victims = self.turn + 1, []
+
+
+LOST = {(1, 0), (1, 3), (2, 1), (4, 4)}
+
+
+def run_with_losses(method: Method, *, held_by_server=True, held_by_clients=True) -> State:
+    """A run in which answers are lost and not everybody is asked each time.
+
+    Args:
+        method: What is run.
+        held_by_server: Whether the server remembers the masks that clients hold.
+        held_by_clients: Whether they do.
+    """
+    bench = make_bench(holdout=0.2 if method.traits.personal else 0.0)
+    engine = Forgetful(Client(method, bench), LOST)
+    run = Run(method, Setting(6, CLIENTS, 3, bench.layout), engine, bench, Rules(4), Schedule())
+    state = run.start().state
+    while state.round < 6:
+        if not held_by_clients:
+            engine.restore(
+                {client: memory.section("method").under("method") for client, memory in engine.memories().items()}
+            )
+        known = state if held_by_server else replace(state, held={})
+        state, row = run_round(method, known, engine, run.rules)
+        lost = {client for turn, client in LOST if turn == state.turn - 1 and str(client) in row["bytes_by_client"]}
+        assert set(row["dropped_why"]) == {str(client) for client in lost}
+        assert row["clients"] == len(row["bytes_by_client"]) - len(lost) > 0
+    return state
+
+
+@each_method
+def test_lost_answers_and_skipped_rounds_are_as_if_nothing_were_ever_referred_to(method):
+    nothing_held = run_with_losses(method, held_by_server=False, held_by_clients=False)
+    assert same_model(run_with_losses(method), nothing_held)
+    assert same_model(run_with_losses(method, held_by_clients=False), nothing_held)
+
+
+def same_model(one: State, two: State) -> bool:
+    return same_bits(one.weights, two.weights) and one.supports == two.supports and same_memory(one.memory, two.memory)
+
+
+def trained_from(run: Run) -> State:
+    """The state at the first round that trains, after all stages that come before it."""
+    state = run.start().state
+    while run.method.plan(state).stage != "train":
+        state, _ = run_round(run.method, state, run.engine, run.rules)
+    return state
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_has_a_round_worked_by_hand(name):
+    golden = Path(__file__).parents[1] / "golden"
+    file = "aggregate" if name == FedAvg.name else name.replace("-", "_")
+    assert (golden / f"test_{file}.py").exists()
