@@ -35,7 +35,7 @@ CASES: dict[str, list[dict[str, object]]] = {
         {"density": 0.3},
         {"density": 0.2, "importance": "gradient", "absent": "keep", "denominator": "cohort"},
         {"density": 0.4, "importance": "taylor", "recover": "gradient", "regrow": 0.2},
-        {"density": 0.3, "recover": "rollback", "tolerance": 0.5},
+        {"density": 0.3, "recover": "rollback", "tolerance": 0.0, "warmup": 0.5, "reach": 0.75},
         {"density": 0.3, "adaptive": True},
         {"density": 0.6, "unit": "neuron", "recover": "gradient"},
         {"threshold": 0.5, "threshold_scale": "layer_std", "server_lr": 0.5, "server_optimizer": "momentum"},

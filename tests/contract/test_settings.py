@@ -1,0 +1,106 @@
+"""Every setting of every method is used: there is a value of it that changes the run."""
+
+import functools
+from dataclasses import replace
+from itertools import chain
+
+import pytest
+from contract.cases import CASES, WORK, make
+from contract.federation import make_bench, make_run, same_bits
+from torch import nn
+
+from fedbonsai.core.errors import ConfigError
+from fedbonsai.core.fields import FieldInfo, describe
+from fedbonsai.federated.checkpoint import Checkpoint
+from fedbonsai.federated.method import Method
+from fedbonsai.federated.run import Run
+from fedbonsai.methods import METHODS, method_class
+
+BESIDE: dict[tuple[str, str], dict[str, object]] = {
+    ("flash", "hunters"): {"hunt_epochs": 10, "prune_rate": 0.9},
+    ("local-prune", "threshold"): {"density": None},
+    ("local-prune", "threshold_scale"): {"density": None, "threshold": 0.5},
+    ("local-prune", "unit"): {"density": 0.6},
+    ("local-prune", "recover"): {"warmup": 0.5, "reach": 0.75},
+    ("local-prune", "tolerance"): {"density": 0.2, "warmup": 0.5, "reach": 0.75},
+    ("local-prune", "absent"): {"denominator": "cohort"},
+}
+"""What else must be set for a setting to matter in a small run, where its annotation does not say."""
+
+TRAFFIC: dict[tuple[str, str], str] = {
+    ("stc", "cache"): "what a client missed comes as updates or as weights, and is the same",
+}
+"""Settings that change what is sent and nothing that is learned, and why."""
+
+
+def convolution() -> nn.Module:
+    return nn.Sequential(nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+
+
+BENCHES: dict[tuple[str, str], dict[str, object]] = {
+    ("fedpm", "gain"): WORK["fedpm"],
+    # A model that has learned nothing loses nothing by being pruned.
+    ("local-prune", "recover"): {"epochs": 10},
+    # Weights of dense layers all take the same time.
+    ("prunefl", "communication"): {"model": convolution},
+    ("prunefl", "computation"): {"model": convolution},
+}
+"""Settings that need other models or other local work to matter."""
+
+SETTINGS = [(name, field) for name in METHODS for field in describe(method_class(name))]
+
+
+@pytest.mark.parametrize(("name", "field"), SETTINGS, ids=[f"{name}-{field.name}" for name, field in SETTINGS])
+def test_a_setting_changes_the_run(name, field):
+    key, begin = (name, field.name), base(name, field)
+    bench = tuple(BENCHES.get(key, {}).items())
+    found = list(others(begin, field, bench))
+    changes = (differs(begin, other, bench, key in TRAFFIC) for other in found)
+    assert found
+    assert all(changes) if field.choices else any(changes)
+
+
+def test_only_settings_that_exist_need_others():
+    known = {(name, field.name) for name, field in SETTINGS}
+    assert {*BESIDE, *TRAFFIC, *BENCHES} <= known
+
+
+def base(name: str, field: FieldInfo) -> Method:
+    """A method under its first case, and what makes ``field`` matter."""
+    needed = [one.partition("=") for one in field.range.split(", ") if "=" in one]
+    words = {"True": True, "None": None}
+    owner = {key: words.get(value.split("|")[0], value.split("|")[0]) for key, _, value in needed}
+    return make(name, {**CASES[name][0], **owner, **BESIDE.get((name, field.name), {})})
+
+
+def others(begin: Method, field: FieldInfo, bench):
+    """The same with other values of a setting, those that it may have."""
+    now = getattr(begin, field.name)
+    numbers = {"int": (1, 2, 3, 5), "float": (0.25, 0.75, 0.05, 0.5, 0.95, 1e-6), "bool": (False, True)}
+    values = chain(field.choices, *(numbers[kind] for kind in field.kind.split(" | ") if kind in numbers))
+    for value in values:
+        if value == now:
+            continue
+        try:
+            other = replace(begin, **{field.name: value})
+            made(other, bench).start()
+        except ConfigError:
+            continue
+        yield other
+
+
+def differs(one: Method, two: Method, bench, traffic: bool) -> bool:
+    """Whether two methods come to other weights, or, for ``traffic`` alone, send other bytes."""
+    begin, other = outcome(one, bench), outcome(two, bench)
+    if traffic:
+        return [row["traffic"] for row in begin.rows] != [row["traffic"] for row in other.rows]
+    return not same_bits(begin.state.weights, other.state.weights)
+
+
+@functools.cache
+def outcome(method: Method, bench) -> Checkpoint:
+    return made(method, bench).run()
+
+
+def made(method: Method, bench) -> Run:
+    return make_run(method, bench=make_bench(holdout=0.2 if method.traits.personal else 0.0, **dict(bench)))
