@@ -55,7 +55,7 @@ INT8 = Line("FedAvg, int8", "fedavg", run={"uplink": "int8", "downlink": "int8"}
 def static(density: float, criterion: str = "random") -> Line:
     """A mask that is chosen once; at random with ERK layers, the stronger form."""
     own = {"budget": "erk"} if criterion == "random" else {}
-    scorers = {"cohort": "sampled"} if criterion in ("snip", "grasp") else {}
+    scorers = {"scorers": "sampled"} if criterion in ("snip", "grasp") else {}
     label = "static random mask" if criterion == "random" else f"fl-snip, {criterion}"
     return Line(f"{label}, {density:g}", "fl-snip", {"density": density, "criterion": criterion, **own, **scorers})
 

@@ -25,7 +25,7 @@ CASES: dict[str, list[dict[str, object]]] = {
     "fedtiny": [{"density": 0.4, "candidates": 3, "alpha": 0.5, "period": 1, "until": 0.75, "blocks": 2}],
     "fl-snip": [
         {"density": 0.4, "budget": "erk"},
-        {"density": 0.4, "criterion": "synflow", "steps": 5},
+        {"density": 0.4, "criterion": "synflow", "cuts": 5},
     ],
     "flash": [
         {"density": 0.4, "hunt_epochs": 2, "prune_rate": 0.6},
@@ -76,7 +76,7 @@ EXACT: dict[str, list[dict[str, object]]] = {
     "fedsparsify": [{"density": 0.3}, {"density": 0.05, "frequency": 3, "reach": 0.8}],
     "fedtiny": [{"density": 0.3, "candidates": 2, "alpha": 0.5, "period": 1}],
     "fl-snip": [
-        {"density": 0.3, "criterion": "grasp", "cohort": "sampled"},
+        {"density": 0.3, "criterion": "grasp", "scorers": "sampled"},
         {"density": 0.3, "criterion": "random", "budget": "uniform"},
         {"density": 0.3, "budget": "lamp"},
     ],

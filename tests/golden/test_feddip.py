@@ -14,7 +14,7 @@ from fedbonsai.learning.bench import Bench
 from fedbonsai.learning.learner import Learner
 from fedbonsai.learning.task import Task
 from fedbonsai.learning.work import Work
-from fedbonsai.methods.feddip import FedDIP
+from fedbonsai.methods.feddip import FedDIP, pruned_layers
 
 LAYOUT = Layout((Slot("a", (1, 3), prunable=True), Slot("out", (1, 1), prunable=True)))
 START = {"a": torch.ones(1, 3), "out": torch.ones(1, 1)}
@@ -58,7 +58,7 @@ def test_a_pruned_weight_collects_the_gradients_of_the_pruned_model(penalty, ste
     weights = group({"0.weight": tensor([[1.0, 0.0]]), "1.weight": tensor([[2.0]])}, supports)
     for collect in (1.0, 0.0):
         sent = Message({"weights": weights}, {"penalty": penalty, "collect": collect})
-        update, _ = FedDIP().work(sent, Memory(), Learner(bench, 0))
+        update, _ = FedDIP(density=0.8).work(sent, Memory(), Learner(bench, 0))
         expected = tensor([[first[0], first[1] if collect else 0.0]])
         torch.testing.assert_close(update.dense()["0.weight"], expected)
         torch.testing.assert_close(update.dense()["1.weight"], tensor([[last]]))
@@ -105,15 +105,19 @@ def test_the_first_mask_has_the_initial_density():
 
 
 def test_what_cannot_be_pruned_is_refused():
-    with pytest.raises(ConfigError, match=r"must be at least 0\.5 to keep"):
+    with pytest.raises(ConfigError, match=r"must be at least 0\.5 to keep the floor"):
         FedDIP(density=0.3).init(state().setting, START)
-    with pytest.raises(ConfigError, match="this model has none there"):
-        FedDIP().init(Setting(1, 1, 0, Layout((Slot("out", (1, 3), prunable=True),))), {})
+    with pytest.raises(ConfigError, match="needs parameters of two or more dimensions"):
+        FedDIP().init(Setting(1, 1, 0, Layout((Slot("bias", (3,)),))), {})
     with pytest.raises(ConfigError, match="must not be above initial_density"):
         FedDIP(density=0.5, initial_density=0.4)
 
 
-def test_a_first_convolution_is_kept_whole():
-    layout = Layout(tuple(Slot(name, shape, prunable=True) for name, shape in [("conv", (1, 1, 2)), ("fc", (1, 2))]))
-    with pytest.raises(ConfigError, match="this model has none there"):
-        FedDIP().init(Setting(1, 1, 0, layout), {})
+@pytest.mark.parametrize(
+    ("density", "expected"),
+    [(0.75, ("fc",)), (0.65, ("fc",)), (0.6, ("conv", "fc", "out"))],  # 6 + 6 whole and one of 8: at least 13 of 20
+)
+def test_a_first_convolution_and_the_last_layer_are_whole_where_the_density_leaves_room(density, expected):
+    shapes = {"conv": (2, 1, 3), "fc": (2, 4), "out": (3, 2)}
+    layout = Layout(tuple(Slot(name, shape, prunable=True) for name, shape in shapes.items()))
+    assert pruned_layers(layout, density) == expected

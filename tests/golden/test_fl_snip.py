@@ -78,7 +78,7 @@ def test_synflow_cuts_in_steps(steps, first, last):
         test=(tensor([[0.0, 0.0]]), tensor([[0.0]])),
     )
     bench = Bench(task.prepared(0.0, seed=0), Work(), seed=0)
-    method = FLSnip(density=0.5, criterion="synflow", steps=steps)
+    method = FLSnip(density=0.5, criterion="synflow", cuts=steps)
     weights = {"0.weight": tensor([[1.0, -2.0], [0.1, 3.0]]), "1.weight": tensor([[-4.0, 5.0]])}
     state, (update,) = next_round(method, method.init(Setting(1, 1, 0, bench.layout), weights), [Learner(bench, 0)])
     assert state.weights["0.weight"].tolist() == first

@@ -9,12 +9,14 @@ Symbols: w = weights, m = mask, w' = w * m. Sparsity s_t = s_p + (s_0 - s_p) (1 
 Clients minimise F + lambda_t sum_l ||w'_l||_2 over the pruned layers l; lambda_t = 0 in the first of Q = ``stairs``
 equal parts of the run, lambda_max = ``penalty`` in the last, with equal steps between. The first convolution and the
 last layer are kept whole; the first mask is random with Erdős-Rényi-kernel layers.
-Differs: what a pruned weight has collected is sent in rounds that end with a new mask and dropped in all others, where
-it would change nothing but that. The authors' code begins the stairs at 5e-4, here at an equal step. It counts the
-density over the pruned layers, here, as everywhere, over all prunable weights. Its optimizer also decays weights by
-5e-4 and its learning rate by 0.998 a round; both are settings of the run. T is the last multiple of R in the run.
+Differs: on a small model, where whole ends would leave no room for ``density``, they are pruned too. What a pruned
+weight has collected is sent in rounds that end with a new mask and dropped in all others, where it would change nothing
+but that. The authors' code begins the stairs at 5e-4, here at an equal step. It counts the density over the pruned
+layers, here, as everywhere, over all prunable weights. Its optimizer also decays weights by 5e-4 and its learning rate
+by 0.998 a round; both are settings of the run. T is the last multiple of R in the run.
 """
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar
@@ -37,6 +39,8 @@ from fedbonsai.sparsity.budgets import select
 from fedbonsai.sparsity.schedules import Every, cubic
 from fedbonsai.sparsity.scores import random
 from fedbonsai.sparsity.selection import Selection, masks_of, supports_of
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,21 +74,16 @@ class FedDIP:
             )
 
     def init(self, setting: Setting, weights: Tensors) -> State:
-        layout, layers = setting.layout, pruned_layers(setting.layout)
-        if not layers:
-            raise ConfigError("feddip prunes between a first convolution and the last layer, this model has none there")
-        total, least = Selection(layout).total, _whole(layout) + len(layers)
-        if round(self.density * total) < least:
-            raise ConfigError(
-                f"density must be at least {least / total:.4g} to keep a first convolution, the last layer and a weight"
-                f" of each other, got {self.density}"
-            )
-        state = State(setting, weights)
+        layout, layers = setting.layout, pruned_layers(setting.layout, self.density)
+        Selection(layout).require(self.density)
+        if layers == layout.prunable:
+            logger.warning("feddip: density %g leaves no room for whole end layers; they are pruned too", self.density)
+        state, total = State(setting, weights), Selection(layout).total
         if self.initial_density == 1.0:
             return state
         draw = generator(setting.seed, "initial mask")
         scores = {name: random(weights[name], draw) for name in layers}
-        count = round(self.initial_density * total) - _whole(layout)
+        count = round(self.initial_density * total) - _size(layout, exclude=layers)
         return state.moved(weights, supports_of(select(scores, count, "erk", dict.fromkeys(layers, 1))))
 
     def plan(self, state: State) -> Plan:
@@ -100,7 +99,7 @@ class FedDIP:
     def work(self, task: Message, memory: Memory, learner: Learner) -> tuple[Message, Memory]:
         supports, weight = task.supports(), task.numbers["penalty"]
         masks = masks_of(learner.layout, supports)
-        layers = {name: masks[name].float() for name in pruned_layers(learner.layout)}
+        layers = {name: masks[name].float() for name in pruned_layers(learner.layout, self.density)}
         objective = Objective(
             penalty=partial(_penalty, weight, layers) if weight else None,
             effective=partial(_fed_back, layers) if task.numbers["collect"] and supports else None,
@@ -112,10 +111,10 @@ class FedDIP:
         mean, finished, times = average(total, state.weights), state.round + 1, self._times(state)
         if not times.due(finished):
             return state.moved(mean)
-        layout = state.setting.layout
-        rest = Selection(Layout(tuple(slot for slot in layout.slots if slot.name in pruned_layers(layout))))
+        layout, layers = state.setting.layout, pruned_layers(state.setting.layout, self.density)
+        rest = Selection(Layout(tuple(slot for slot in layout.slots if slot.name in layers)))
         density = cubic(finished / times.last, self.initial_density, self.density)
-        share = (density * Selection(layout).total - _whole(layout)) / rest.total
+        share = (density * Selection(layout).total - _size(layout, exclude=layers)) / rest.total
         return state.moved(mean, rest.largest(mean, {} if self.feedback else state.supports, share))
 
     def model(self, state: State) -> Tensors:
@@ -125,15 +124,16 @@ class FedDIP:
         return Every.over(state.setting.rounds, self.period, 1.0)
 
 
-def pruned_layers(layout: Layout) -> tuple[str, ...]:
-    """The prunable layers but the first, if it is a convolution, and the last."""
+def pruned_layers(layout: Layout, density: float) -> tuple[str, ...]:
+    """The prunable layers but the first, if it is a convolution, and the last; all where those two leave no room."""
     convolution = len(layout.shapes[layout.prunable[0]]) > 2 if layout.prunable else False
-    return layout.prunable[int(convolution) : -1]
+    inner = layout.prunable[int(convolution) : -1]
+    fits = _size(layout, exclude=inner) + len(inner) <= round(density * _size(layout))
+    return inner if inner and fits else layout.prunable
 
 
-def _whole(layout: Layout) -> int:
-    """Prunable weights that are always kept."""
-    return sum(slot.numel for slot in layout.slots if slot.prunable and slot.name not in pruned_layers(layout))
+def _size(layout: Layout, exclude: tuple[str, ...] = ()) -> int:
+    return sum(slot.numel for slot in layout.slots if slot.prunable and slot.name not in exclude)
 
 
 def _penalty(weight: float, masks: Tensors, live: Live) -> Tensor:

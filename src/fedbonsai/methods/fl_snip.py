@@ -7,7 +7,7 @@ Lee et al. SNIP. ICLR 2019. Wang et al. GraSP. ICLR 2020. Tanaka et al. SynFlow.
 Symbols: w_0 = initial weights, g_k = gradient of client k on ``batches`` batches, s_k = |g_k * w_0| its saliency, p_k
 its share of the examples. Before round 1 clients send s_k; the server keeps the largest ``density`` N of s = sum_k p_k
 s_k in all layers together and sends that mask once; then FedAvg of the masked model.
-Other criteria take the place of s_k: GraSP w * (H g), signed; SynFlow |dR/dw * w|, in ``steps`` cuts from all weights
+Other criteria take the place of s_k: GraSP w * (H g), signed; SynFlow |dR/dw * w|, in ``cuts`` steps from all weights
 to ``density``, each by the same factor; ``magnitude`` and ``random`` ask no client, the server scores alone.
 Differs: SynFlow looks at no data, so the clients of one cohort all find the same mask; they send the mask, not scores
 that would add nothing. Only tensors of two or more dimensions are scored, and every layer keeps at least one weight.
@@ -43,17 +43,17 @@ class FLSnip:
         density: Share of the prunable weights to keep; 0.05 to 0.5 in the papers.
         criterion: What a score is; ``snip`` in SSFL. ``random`` is the opponent that every criterion must beat.
         budget: Compare scores over all layers (global, as in the papers), or also within shares of the layers.
-        cohort: Who scores: everybody, as in SSFL, or one cohort.
+        scorers: Who scores: everybody, as in SSFL, or one cohort.
         batches: Batches that each client scores on; 1 in SSFL.
-        steps: Cuts that SynFlow makes; 100 in its paper.
+        cuts: Cuts that SynFlow makes; 100 in its paper.
     """
 
     density: Annotated[float, DENSITY] = 0.2
     criterion: Literal["snip", "grasp", "synflow", "random", "magnitude"] = "snip"
     budget: Literal["global", "uniform", "erk", "lamp"] = "global"
-    cohort: Annotated[Literal["all", "sampled"], Only("criterion", ("snip", "grasp"))] = "all"
+    scorers: Annotated[Literal["all", "sampled"], Only("criterion", ("snip", "grasp"))] = "all"
     batches: Annotated[int, Range(1, 10**6), Only("criterion", ("snip", "grasp"))] = 1
-    steps: Annotated[int, Range(1, 10**4), Only("criterion", ("synflow",))] = 100
+    cuts: Annotated[int, Range(1, 10**4), Only("criterion", ("synflow",))] = 100
 
     name: ClassVar[str] = "fl-snip"
     traits: ClassVar[Traits] = Traits()
@@ -78,7 +78,7 @@ class FLSnip:
     def plan(self, state: State) -> Plan:
         if state.memory.numbers["scored"]:
             return Plan()
-        return Plan("score", "sampled" if self.criterion == "synflow" else self.cohort)
+        return Plan("score", "sampled" if self.criterion == "synflow" else self.scorers)
 
     def distribute(self, state: State, client: int) -> Message:
         del client
@@ -119,12 +119,12 @@ class FLSnip:
         """The mask that SynFlow comes to, as ones where it keeps a weight."""
         weights = task.dense()
         masks = {name: torch.ones_like(weights[name], dtype=torch.bool) for name in learner.layout.prunable}
-        for step in range(1, self.steps + 1):
+        for step in range(1, self.cuts + 1):
             cut = {**weights, **{name: torch.where(mask, weights[name], 0.0) for name, mask in masks.items()}}
             flow = learner.flow_gradient(cut)
             scores = {
                 name: torch.where(mask, synflow(cut[name], flow[name]), -torch.inf) for name, mask in masks.items()
             }
-            masks = self._select(scores, exponential(step / self.steps, 1.0, self.density))
+            masks = self._select(scores, exponential(step / self.cuts, 1.0, self.density))
         supports = {name: Support.masked(mask) for name, mask in masks.items()}
         return {name: Part(torch.ones(support.count), support) for name, support in supports.items()}
