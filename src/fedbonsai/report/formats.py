@@ -40,13 +40,16 @@ def percent(share: float | None) -> str:
 
 
 def ratio(part: float, whole: float) -> str:
-    """How many times ``whole`` goes into ``part``, two decimals.
+    """How many times ``whole`` goes into ``part``, two decimals, or two digits of what is below a tenth.
 
     Examples:
-        >>> ratio(28, 100), ratio(1, 0)
-        ('0.28x', 'n/a')
+        >>> ratio(28, 100), ratio(34, 10000), ratio(1, 0)
+        ('0.28x', '0.0034x', 'n/a')
     """
-    return f"{part / whole:.2f}x" if whole else MISSING
+    if not whole:
+        return MISSING
+    share = part / whole
+    return f"{share:.2f}x" if share >= 0.1 or not share else f"{share:.2g}x"
 
 
 def metric(value: float | None, name: str) -> str:
