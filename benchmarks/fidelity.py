@@ -49,6 +49,7 @@ class Line:
 
 
 FEDAVG = Line("FedAvg, dense", "fedavg")
+FEDPM = Line("fedpm", "fedpm", run={"optimizer": "adam", "lr": 0.1})
 INT8 = Line("FedAvg, int8", "fedavg", run={"uplink": "int8", "downlink": "int8"})
 
 
@@ -105,7 +106,7 @@ TABLES: Mapping[str, tuple[Mapping[str, Any], tuple[Line, ...]]] = {
             quantised(pruned("fedsparsify", 0.1, reach=0.15), "uniform"),
         ),
     ),
-    "fashion": (FASHION, (*every_method(0.1), Line("prunefl", "prunefl"), Line("stc", "stc"), Line("fedpm", "fedpm"))),
+    "fashion": (FASHION, (*every_method(0.1), Line("prunefl", "prunefl"), Line("stc", "stc"), FEDPM)),
     "cifar": (CIFAR, every_method(0.2)),
     "shakespeare": (
         SHAKESPEARE,
