@@ -205,7 +205,7 @@ def table(name: str, seeds: list[int], runs: Path) -> Table:
                 f"{down:.3f}x",
                 f"{up:.3f}x",
                 f"{(down + up) / 2:.4f}x",
-                f"{statistics.mean(one['flops'] / other['flops'] for one, other in pairs):.2f}x",
+                f"{statistics.mean(one['train_flops'] / other['train_flops'] for one, other in pairs):.2f}x",
             ]
         )
     return rows
