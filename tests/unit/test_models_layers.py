@@ -1,9 +1,12 @@
 """Our layers against torch's: values, gradients, and gradients of gradients."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
 
+from fedbonsai.learning.activations import pruned_activations
 from fedbonsai.models.layers import Conv2d, MaxPool2d
 
 
@@ -43,3 +46,19 @@ def test_pooling_and_its_gradient_are_torchs_bit_for_bit(size, shape):
     weights = torch.randn(ours.shape)
     (one,), (other,) = (torch.autograd.grad((outputs * weights).sum(), inputs) for outputs in (ours, torchs))
     assert one.equal(other)
+
+
+def test_pruned_activations_leave_the_gradients_of_our_layers_when_nothing_is_dropped():
+    torch.manual_seed(0)
+    net = nn.Sequential(Conv2d(1, 4, 3), nn.ReLU(), MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 7 * 7, 3))
+    inputs, targets = torch.randn(2, 1, 16, 16), torch.tensor([0, 2])
+
+    def gradients(share: float | None) -> tuple[torch.Tensor, ...]:
+        with nullcontext() if share is None else pruned_activations(net, share):
+            loss = nn.functional.cross_entropy(net(inputs), targets)
+            return torch.autograd.grad(loss, list(net.parameters()))
+
+    plain, kept, pruned = gradients(None), gradients(0.0), gradients(0.5)
+    assert all(one.equal(other) for one, other in zip(plain, kept, strict=True))
+    assert not plain[0].equal(pruned[0])
+    assert not plain[2].equal(pruned[2])
