@@ -2,8 +2,8 @@
 
     OMP_WAIT_POLICY=PASSIVE .venv/bin/python benchmarks/fidelity.py [--tables reach,fashion] [--seeds 1,2,3] [--write]
 
-Every run has a directory under ``--runs`` (runs/fidelity): a finished one is not repeated, a stopped one resumed, so a
-table can be made in parts. Prints one Markdown table each; ``--write`` puts it into docs/fidelity.md. Bytes are those
+Every run has a directory under ``--runs`` (runs/fidelity), named by its digest: a finished one is not repeated, be it
+another table's, and a stopped one is resumed, so a table can be made in parts. Prints one Markdown table each; ``--write`` puts it into docs/fidelity.md. Bytes are those
 of both directions, with every probe and warm-up, against dense fp32 FedAvg over the same rounds. Needs the data
 directory (FEDBONSAI_DATA, or ../shared/data).
 """
@@ -79,11 +79,11 @@ FASHION = {
     "model": "cnn",
     "partition": "dirichlet",
     "concentration": 0.5,
-    "rounds": 100,
+    "rounds": 30,
     "evaluate_every": 10,
 }
-CIFAR = {"dataset": "cifar10", "clients": 100, "cohort": 10, "model": "lenet5", "rounds": 60, "evaluate_every": 10}
-SHAKESPEARE = {"dataset": "shakespeare", "rounds": 30, "evaluate_every": 5}
+CIFAR = {"dataset": "cifar10", "clients": 100, "cohort": 10, "model": "lenet5", "rounds": 40, "evaluate_every": 10}
+SHAKESPEARE = {"dataset": "shakespeare", "rounds": 30, "evaluate_every": 10}
 
 EVERY = ("feddst", "fedtiny", "fedmef", "fedrts", "feddip", "fedsparsify", "local-prune", "prunefl")
 
@@ -97,7 +97,7 @@ def every_method(density: float) -> tuple[Line, ...]:
 
 TABLES: Mapping[str, tuple[Mapping[str, Any], tuple[Line, ...]]] = {
     "reach": (
-        FASHION,
+        {**FASHION, "rounds": 100},
         (
             FEDAVG,
             pruned("fedsparsify", 0.1, reach=0.2),
@@ -119,7 +119,7 @@ TABLES: Mapping[str, tuple[Mapping[str, Any], tuple[Line, ...]]] = {
         ),
     ),
     "kinds": (
-        {**FASHION, "rounds": 40},
+        FASHION,
         tuple(
             Line(f"{model}: {line.label}", line.method, line.settings, {**line.run, **run}, f"{model}: {FEDAVG.label}")
             for model, run in {
@@ -138,7 +138,7 @@ TABLES: Mapping[str, tuple[Mapping[str, Any], tuple[Line, ...]]] = {
             "cohort": 10,
             "model": "cnn",
             "partition": "shards",
-            "rounds": 60,
+            "rounds": 40,
             "evaluate_every": 10,
         },
         (FEDAVG, pruned("lotteryfl", 0.5), pruned("lotteryfl", 0.1)),
@@ -158,7 +158,7 @@ def run_all(name: str, seeds: list[int], runs: Path) -> dict[str, list[dict[str,
             try:
                 experiment = resolve(make_experiment(settings, {}))
                 job = Job(experiment, make_task(experiment), make_method(experiment))
-                out = runs / name / line.label.replace(" ", "").replace(",", "-").replace(":", "-") / str(seed)
+                out = runs / experiment.name
                 final = finished(out) or execute(job, out).final
             except FedbonsaiError as error:
                 print(f"  {name}: {line.label}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
@@ -220,13 +220,14 @@ def frontier(name: str, rows: Table) -> None:
     from matplotlib import pyplot as plt
 
     figure, axes = plt.subplots(figsize=(8, 5))
-    for method, metric, _, _, _, _, both, _ in rows[1:]:
+    for place, (method, metric, _, _, _, _, both, _) in enumerate(rows[1:]):
         value, _, deviation = metric.replace(" %", "").partition(" ± ")
         x, y = float(both.rstrip("x")), float(value)
-        axes.errorbar(x, y, yerr=float(deviation or 0), fmt="o", markersize=5, capsize=2)
-        axes.annotate(method, (x, y), xytext=(5, 4), textcoords="offset points")
+        look = {"fmt": "osD^vPX*"[place % 8], "color": f"C{place % 10}", "markersize": 6, "capsize": 2}
+        axes.errorbar(x, y, yerr=float(deviation or 0), label=method, **look)
     axes.set(xscale="log", xlabel="bytes of both directions, over dense fp32 FedAvg", ylabel="test metric, %")
     axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
     figure.savefig(DOCS / f"fidelity-{name}.svg", metadata={"Date": None}, bbox_inches="tight")
     plt.close(figure)
 
