@@ -3,9 +3,9 @@
     OMP_WAIT_POLICY=PASSIVE .venv/bin/python benchmarks/fidelity.py [--tables reach,fashion] [--seeds 1,2,3] [--write]
 
 Every run has a directory under ``--runs`` (runs/fidelity), named by its digest: a finished one is not repeated, be it
-another table's, and a stopped one is resumed, so a table can be made in parts. Prints one Markdown table each; ``--write`` puts it into docs/fidelity.md. Bytes are those
-of both directions, with every probe and warm-up, against dense fp32 FedAvg over the same rounds. Needs the data
-directory (FEDBONSAI_DATA, or ../shared/data).
+another table's, and a stopped one is resumed, so a table can be made in parts. Prints one Markdown table each;
+``--write`` puts it into docs/fidelity.md. Bytes are those of both directions, with every probe and warm-up, against
+dense fp32 FedAvg over the same rounds. Needs the data directory (FEDBONSAI_DATA, or ../shared/data).
 """
 
 import argparse
@@ -72,7 +72,7 @@ def quantised(line: Line, coding: str, **settings: object) -> Line:
     return Line(f"{line.label}, {coding}", line.method, {**line.settings, **settings}, run)
 
 
-FASHION = {
+FASHION: dict[str, Any] = {
     "dataset": "fashion_mnist",
     "clients": 50,
     "cohort": 10,
@@ -82,8 +82,15 @@ FASHION = {
     "rounds": 30,
     "evaluate_every": 10,
 }
-CIFAR = {"dataset": "cifar10", "clients": 100, "cohort": 10, "model": "lenet5", "rounds": 40, "evaluate_every": 10}
-SHAKESPEARE = {"dataset": "shakespeare", "rounds": 30, "evaluate_every": 10}
+CIFAR: dict[str, Any] = {
+    "dataset": "cifar10",
+    "clients": 100,
+    "cohort": 10,
+    "model": "lenet5",
+    "rounds": 40,
+    "evaluate_every": 10,
+}
+SHAKESPEARE: dict[str, Any] = {"dataset": "shakespeare", "rounds": 30, "evaluate_every": 10}
 
 EVERY = ("feddst", "fedtiny", "fedmef", "fedrts", "feddip", "fedsparsify", "local-prune", "prunefl")
 
@@ -223,7 +230,7 @@ def frontier(name: str, rows: Table) -> None:
     for place, (method, metric, _, _, _, _, both, _) in enumerate(rows[1:]):
         value, _, deviation = metric.replace(" %", "").partition(" ± ")
         x, y = float(both.rstrip("x")), float(value)
-        look = {"fmt": "osD^vPX*"[place % 8], "color": f"C{place % 10}", "markersize": 6, "capsize": 2}
+        look: dict[str, Any] = {"fmt": "osD^vPX*"[place % 8], "color": f"C{place % 10}", "markersize": 6, "capsize": 2}
         axes.errorbar(x, y, yerr=float(deviation or 0), label=method, **look)
     axes.set(xscale="log", xlabel="bytes of both directions, over dense fp32 FedAvg", ylabel="test metric, %")
     axes.grid(alpha=0.3)
