@@ -51,10 +51,9 @@ def test_unchanged_apps_train_and_nodes_keep_their_state():
     grid = grid_of(1.0, 3.0)
     assert start(grid, rounds=2).tolist() == [4.0, 4.0]
     assert grid.contexts[10].state["seen"]["rounds"] == 2
-    assert [(one.node, one.kind, one.up > 128) for one in grid.exchanges] == [
-        (10, "train", True),
-        (11, "train", True),
-    ] * 2
+    # FedAvg draws the order of the nodes from the global generator.
+    assert sorted((one.node, one.kind) for one in grid.exchanges) == [(10, "train")] * 2 + [(11, "train")] * 2
+    assert all(one.down > 128 and one.up > 128 for one in grid.exchanges)
 
 
 @pytest.mark.parametrize(
