@@ -24,10 +24,12 @@ from contract.federation import (
     watched,
 )
 
+from fedbonsai import wire
+from fedbonsai.core.errors import RoundError
 from fedbonsai.core.message import Message
 from fedbonsai.core.state import Memory, Setting, State
 from fedbonsai.engines.local import LocalEngine
-from fedbonsai.federated.client import Client
+from fedbonsai.federated.client import LOST, Client
 from fedbonsai.federated.engine import Answer
 from fedbonsai.federated.exchange import Rules
 from fedbonsai.federated.method import Method
@@ -239,7 +241,7 @@ ELSEWHERE = {
 }
 """Methods whose clients may begin to train elsewhere than at the server's weights, and why."""
 
-LOST = {(1, 0), (1, 3), (2, 1)}
+UNDERWAY = {(1, 0), (1, 3), (2, 1)}
 
 
 def run_with_losses(method: Method, *, remembers: bool) -> State:
@@ -248,7 +250,7 @@ def run_with_losses(method: Method, *, remembers: bool) -> State:
     A client that does not remember asks for the whole of everything that the server refers to.
     """
     bench = make_bench(holdout=0.2 if method.traits.personal else 0.0)
-    engine = Forgetful(Client(method, bench), LOST)
+    engine = Forgetful(Client(method, bench), UNDERWAY)
     run = Run(method, Setting(4, CLIENTS, 3, bench.layout), engine, bench, Rules(4), Schedule())
     state = run.start().state
     while state.round < 4:
@@ -258,7 +260,7 @@ def run_with_losses(method: Method, *, remembers: bool) -> State:
         same = method.plan(state).stage == "train" and method.name not in ELSEWHERE
         with patch.object(Learner, "fit", begins_at(state, Learner.fit) if same else Learner.fit):
             state, row = run_round(method, state, engine, run.rules)
-        lost = {client for turn, client in LOST if turn == state.turn - 1 and str(client) in row["bytes_by_client"]}
+        lost = {client for turn, client in UNDERWAY if turn == state.turn - 1 and str(client) in row["bytes_by_client"]}
         assert set(row["dropped_why"]) == {str(client) for client in lost}
         assert row["clients"] == len(row["bytes_by_client"]) - len(lost) > 0
     return state
@@ -280,6 +282,30 @@ def begins_at(state: State, fit):
 @each_method
 def test_after_lost_answers_and_skipped_rounds_all_begin_with_what_the_server_has(method):
     assert same_model(run_with_losses(method, remembers=True), run_with_losses(method, remembers=False))
+
+
+@each_method
+def test_a_client_that_has_lost_everything_is_served_as_a_new_one(method):
+    run = make_run(method, rounds=3, cohort=CLIENTS)
+    state = run.start().state
+    while state.round < 3:
+        run.engine.restore({})
+        state, row = run_round(method, state, run.engine, run.rules)
+        assert row["dropped"] == 0, row["dropped_why"]
+        assert row["clients"] > 0
+
+
+def test_a_client_that_asks_again_and_again_is_dropped():
+    class Insatiable(LocalEngine):
+        def next(self) -> Answer:
+            answer = super().next()
+            task = wire.decode(answer.data)
+            return Answer(answer.client, wire.encode(replace(task, groups={}, stage=LOST)), 0.0)
+
+    run = make_run(FedAvg(), rounds=2, cohort=CLIENTS)
+    state, _ = run_round(FedAvg(), run.start().state, run.engine, run.rules)
+    with pytest.raises(RoundError, match="must be for"):
+        run_round(FedAvg(), state, Insatiable(run.engine._client), run.rules)
 
 
 def same_model(one: State, two: State) -> bool:

@@ -406,7 +406,7 @@ def test_tasks_that_are_encoded_once_for_all_are_those_of_each_client(values):
     tasks = dict(Exchange(run.method, state, Plan(), rules, Ledger(state, "train")).tasks())
     for client, data in tasks.items():
         alone = Exchange(run.method, state, Plan(), rules, Ledger(state, "train"))
-        assert data == alone._task(client, ())
+        assert data == alone._task(client, state)
 
 
 def test_a_stage_that_asks_fewer_than_min_clients_needs_all_of_them():

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TypeVar
 
 from torch import Tensor
 
@@ -12,6 +13,8 @@ from fedbonsai.core.support import Support
 
 Tensors = Mapping[str, Tensor]
 """Tensors by name."""
+
+T = TypeVar("T")
 
 Number = bool | int | float | str
 """What a memory may hold besides tensors."""
@@ -91,6 +94,7 @@ class State:
         memory: What the method keeps.
         optimizer: What the server optimizer keeps.
         held: Masks that a client holds since its last exchange that counted; messages to it may refer to them.
+        answered: 1 + the turn of each client's last answer that counted. What it kept then is what it goes on from.
         statistics: Batch-norm statistics that were measured apart from training (see `Client.norm_policy`).
     """
 
@@ -103,6 +107,7 @@ class State:
     optimizer: Memory = field(default_factory=Memory)
     statistics: Tensors = field(default_factory=dict)
     held: Mapping[int, tuple[Support, ...]] = field(default_factory=dict)
+    answered: Mapping[int, int] = field(default_factory=dict)
 
     @cached_property
     def parts(self) -> Group:
@@ -113,6 +118,15 @@ class State:
     def density(self) -> float:
         """Share of the prunable weights that is present."""
         return self.setting.layout.density(self.supports)
+
+    def without(self, client: int, *, masks_only: bool = False) -> "State":
+        """The state as if this client held no masks, or as if it had never answered at all."""
+
+        def others(known: Mapping[int, T]) -> dict[int, T]:
+            return {one: value for one, value in known.items() if one != client}
+
+        answered = self.answered if masks_only else others(self.answered)
+        return replace(self, held=others(self.held), answered=answered)
 
     def moved(
         self, weights: Tensors, supports: Mapping[str, Support] | None = None, optimizer: Memory | None = None

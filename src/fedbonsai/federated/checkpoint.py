@@ -22,7 +22,7 @@ from fedbonsai.core.support import Support, pack_bits, unpack_bits
 from fedbonsai.federated.ledger import Row
 
 FILE = "state.safetensors"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,8 +127,7 @@ def _pack(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any]]:
     owners |= {f"clients/{client}": memory for client, memory in checkpoint.memories.items()}
     for owner, memory in owners.items():
         tensors |= {f"{owner}/{name}": one for name, one in memory.tensors.items()}
-    masks = {name: list(one.shape) for name, one in tensors.items() if one.dtype == torch.bool}
-    tensors = {name: pack_bits(one) if name in masks else one.contiguous() for name, one in tensors.items()}
+    tensors, masks = _packed_bits(tensors)
     facts = {
         "round": state.round,
         "turn": state.turn,
@@ -136,12 +135,19 @@ def _pack(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "order": list(tensors),  # the file sorts by name, and messages cost what the order of their tensors makes them
         "supports": {name: list(one.shape) for name, one in state.supports.items()},
         "held": {str(client): [one.digest.hex() for one in supports] for client, supports in state.held.items()},
+        "answered": [list(state.answered), list(state.answered.values())],
         "numbers": {owner: dict(memory.numbers) for owner, memory in owners.items()},
         "rows": list(checkpoint.rows),
         "seconds": checkpoint.seconds,
     }
+    return tensors, facts
+
+
+def _packed_bits(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
+    """Tensors as a file takes them, eight bits of a mask in a byte, and the shapes of the masks among them."""
+    masks = {name: list(one.shape) for name, one in tensors.items() if one.dtype == torch.bool}
     # Views of one flat vector share memory, which the file format refuses.
-    return {name: one.clone() for name, one in tensors.items()}, facts
+    return {name: pack_bits(one) if name in masks else one.contiguous().clone() for name, one in tensors.items()}, masks
 
 
 def _unpack(tensors: dict[str, Tensor], facts: dict[str, Any], setting: Setting) -> Checkpoint:
@@ -174,6 +180,7 @@ def _unpack(tensors: dict[str, Tensor], facts: dict[str, Any], setting: Setting)
         memory("optimizer"),
         dict(everything.section("statistics").tensors),
         {int(client): tuple(masks[digest] for digest in digests) for client, digests in facts["held"].items()},
+        dict(zip(*facts["answered"], strict=True)),
     )
     clients = [owner for owner in facts["numbers"] if owner.startswith("clients/")]
     memories = {int(owner.removeprefix("clients/")): memory(owner) for owner in clients}
@@ -199,8 +206,9 @@ def _sync(directory: Path) -> None:
 
 def memory_to_bytes(memory: Memory) -> bytes:
     """One client's memory as bytes, for a process or a device that keeps it."""
-    tensors = {name: one.contiguous().clone() for name, one in memory.tensors.items()}
-    return save_tensors(tensors, {"numbers": json.dumps(dict(memory.numbers)), "order": json.dumps(list(tensors))})
+    tensors, masks = _packed_bits(memory.tensors)
+    facts = {"numbers": dict(memory.numbers), "order": list(tensors), "masks": masks}
+    return save_tensors(tensors, {name: json.dumps(fact) for name, fact in facts.items()})
 
 
 def memory_from_bytes(data: bytes) -> Memory:
@@ -213,6 +221,7 @@ def memory_from_bytes(data: bytes) -> Memory:
         length = int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8 : 8 + length])["__metadata__"]
         tensors = load_tensors(data)
+        tensors |= {name: unpack_bits(tensors[name], shape) for name, shape in json.loads(metadata["masks"]).items()}
         return Memory({name: tensors[name] for name in json.loads(metadata["order"])}, json.loads(metadata["numbers"]))
-    except (SafetensorError, KeyError, ValueError) as error:
+    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, SupportError) as error:
         raise CheckpointError(f"a client's memory must be whole, it is damaged: {error}") from error

@@ -21,8 +21,13 @@ logger = logging.getLogger(__name__)
 EVALUATE, STATISTICS = "evaluate", "statistics"
 """Stages that every client answers, whatever the method."""
 
-FAILED, RESEND = "failed", "resend"
-"""Stages of an answer that is none: what went wrong, or that the task referred to what this client does not hold."""
+FAILED, RESEND, LOST = "failed", "resend", "lost"
+"""Stages of an answer that is none: what went wrong, that the task referred to masks that this client does not hold, or
+that all is lost that the client kept and its method goes on from."""
+
+
+AFTER = "after"
+"""Number of a task: 1 + the turn of the client's last answer that counted, whose memory it goes on from."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +41,10 @@ class Coding:
 
     values: str = "fp32"
     feedback: bool = False
+
+
+class _MemoryLost(Exception):  # noqa: N818 - named for what it says to the server
+    """What a stateful client kept of its last answer is not there."""
 
 
 @dataclass
@@ -67,11 +76,16 @@ class Client:
         try:
             frame = wire.read_frame(data, self._limits)
             task = wire.header(frame)
-            memory = self.memories.get(task.client, Memory())
+            known = bool(task.numbers.get(AFTER))
+            memory = self.memories.get(task.client, Memory()) if known else Memory()
+            if known and self.method.traits.stateful and not memory:
+                raise _MemoryLost(f"client {task.client} has lost what it kept of its last answer")
             held = by_digest(Support.masked(mask) for mask in memory.section("held").tensors.values())
             task = wire.read_message(frame, held, {})
             answer = self._work(task, memory)
             held |= by_digest(masks(task))
+        except _MemoryLost as error:
+            answer = Message(stage=LOST, note=str(error)[:500])
         except UnknownSupport as error:
             answer = Message(stage=RESEND, note=str(error)[:500])
         except Exception as error:  # whatever one client raises must not end the round of the others

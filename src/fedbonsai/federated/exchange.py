@@ -1,7 +1,7 @@
 """The bytes of one round: tasks out, answers in, and what both sides hold of each other afterwards."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -12,7 +12,7 @@ from fedbonsai.core.message import Group, Message
 from fedbonsai.core.seeds import generator
 from fedbonsai.core.state import State
 from fedbonsai.core.support import Support
-from fedbonsai.federated.client import FAILED, RESEND
+from fedbonsai.federated.client import AFTER, FAILED, LOST, RESEND
 from fedbonsai.federated.engine import Answer
 from fedbonsai.federated.ledger import Ledger
 from fedbonsai.federated.method import Plan, ServerSide
@@ -53,6 +53,7 @@ class Exchange:
         ledger: Where every byte is charged.
         sent: The supports of the task that each client got: its answer may refer to them.
         came: The supports of each accepted answer.
+        asked: Clients that asked for their task once more; nobody may twice.
     """
 
     method: ServerSide
@@ -62,26 +63,28 @@ class Exchange:
     ledger: Ledger
     sent: dict[int, tuple[Support, ...]] = field(default_factory=dict)
     came: dict[int, tuple[Support, ...]] = field(default_factory=dict)
+    asked: set[int] = field(default_factory=set)
     _last: tuple[list[tuple[str, Group]], list[bytes], wire.Packed | None] = ([], [], None)
 
     def tasks(self) -> Iterator[tuple[int, bytes]]:
         """Encode one task after the other, when the engine has room for it."""
         for client in draw_cohort(self.plan, self.state, self.rules):
             self.ledger.asked.append(client)
-            yield client, self._task(client, self.state.held.get(client, ()))
+            yield client, self._task(client, self.state)
 
     def again(self, answer: Answer) -> bytes | None:
-        """The task once more, with every support whole, when a client says that it does not hold what it refers to."""
+        """The task once more, when a client says that it does not hold what the task refers to or goes on from."""
         if answer.data is None or len(answer.data) > SHORT:
             return None
         try:
-            asks = wire.decode(answer.data, limits=self._limits).stage == RESEND
+            asks = wire.decode(answer.data, limits=self._limits).stage
         except WireError:
             return None
-        if not asks or not self.state.held.get(answer.client):
+        if asks not in (RESEND, LOST) or answer.client not in self.state.answered or answer.client in self.asked:
             return None
+        self.asked.add(answer.client)
         self.ledger.charge("up", answer.client, answer.data)
-        return self._task(answer.client, ())
+        return self._task(answer.client, self.state.without(answer.client, masks_only=asks == RESEND))
 
     def update(self, answer: Answer) -> Message:
         """Decode an answer and check all that can be checked of it.
@@ -116,12 +119,19 @@ class Exchange:
             known[client] = tuple(by_digest((*self.sent[client], *self.came[client])).values())
         return {client: supports for client, supports in known.items() if supports}
 
-    def _task(self, client: int, held: Iterable[Support]) -> bytes:
-        progress = self.state.round / self.state.setting.rounds
-        task = self.method.distribute(self.state, client).with_numbers(progress=progress)
-        task = replace(task, client=client, round=self.state.turn, stage=self.plan.stage)
+    def _task(self, client: int, state: State) -> bytes:
+        facts = {"progress": state.round / state.setting.rounds}
+        if client in state.answered:
+            facts[AFTER] = float(state.answered[client])
+        task = self.method.distribute(state, client).with_numbers(**facts)
+        task = replace(task, client=client, round=state.turn, stage=self.plan.stage)
         self.sent[client] = masks(task)
-        return self.ledger.charge("down", client, wire.seal(task, self._packed(task, by_digest(held))))
+        held = by_digest(state.held.get(client, ()))
+        return self.ledger.charge("down", client, wire.seal(task, self._packed(task, held)))
+
+    def answered(self) -> dict[int, int]:
+        """Which of its answers every client goes on from after the round."""
+        return {**self.state.answered, **dict.fromkeys(self.ledger.accepted, self.state.turn + 1)}
 
     def _packed(self, task: Message, held: dict[bytes, Support]) -> wire.Packed:
         """The groups of a task, encoded; once for all clients in turn that get the same and hold the same."""

@@ -36,5 +36,6 @@ def run_round(method: ServerSide, state: State, engine: Engine, rules: Rules) ->
     after = method.finalize(state, total)
     trained = plan.stage == "train"
     after = replace(after, turn=state.turn + 1, round=state.round + trained, held=exchange.held())
+    after = replace(after, answered=exchange.answered())
     engine.settle(ledger.accepted)
     return after, ledger.row(after, total)

@@ -61,7 +61,7 @@ class STC:
 
     def distribute(self, state: State, client: int) -> Message:
         """What brings this client from the round whose model it holds to this one."""
-        known = state.memory.numbers.get(f"holds/{client}")
+        known = state.memory.numbers.get(f"holds/{client}") if client in state.answered else None
         since, numbers = int(known or 0), {"since": float(known or 0), "until": float(state.round)}
         if known is not None and state.round - since <= self.cache:
             return Message({"missed": _missed(state, since)}, numbers)
