@@ -35,7 +35,7 @@ Rounds = Annotated[int | None, typer.Option(help="Training rounds.")]
 Clients = Annotated[int | None, typer.Option(help="Number of clients.")]
 Cohort = Annotated[int | None, typer.Option(help="Clients in one round.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
-Engine = Annotated[str | None, typer.Option(help="auto, local or processes; all give equal bits.")]
+Engine = Annotated[str | None, typer.Option(help="auto, local, processes or ray; all give equal bits.")]
 DataDir = Annotated[Path | None, typer.Option(help="Where data sets are; otherwise FEDBONSAI_DATA.")]
 Out = Annotated[Path | None, typer.Option(help="Directory for the results; runs/NAME by default.")]
 

@@ -3,6 +3,8 @@
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
 
 from fedbonsai.core.state import Memory
+from fedbonsai.federated.checkpoint import memory_from_bytes, memory_to_bytes
+from fedbonsai.federated.client import Client
 
 
 class Memories(MutableMapping[int, Memory]):
@@ -37,3 +39,22 @@ class Memories(MutableMapping[int, Memory]):
     def restore(self, memories: Mapping[int, Memory]) -> None:
         """Begin again with what a checkpoint holds."""
         self._kept, self._written = dict(memories), {}
+
+
+def serve(client: Client, number: int, task: bytes, memory: bytes) -> tuple[bytes, bytes]:
+    """Serve one task in a worker, which keeps nothing itself.
+
+    Args:
+        client: What serves.
+        number: Whose task it is.
+        task: The encoded task.
+        memory: What that client remembers, as bytes.
+
+    Returns:
+        The encoded answer, and what the client remembers now; empty when that has not changed.
+    """
+    before = memory_from_bytes(memory)
+    client.memories = written = {number: before}
+    data = client.serve(task)
+    after = written[number]
+    return data, b"" if after is before else memory_to_bytes(after)

@@ -15,7 +15,7 @@ import torch
 from fedbonsai.core.errors import ConfigError
 from fedbonsai.core.state import Memory
 from fedbonsai.engines.local import late
-from fedbonsai.engines.memories import Memories
+from fedbonsai.engines.memories import Memories, serve
 from fedbonsai.federated.checkpoint import memory_from_bytes, memory_to_bytes
 from fedbonsai.federated.client import Client
 from fedbonsai.federated.engine import Answer
@@ -138,12 +138,9 @@ def _serve(client: Client, pipe: connection.Connection, inherited: list[connecti
         try:
             task = pipe.recv_bytes()
             (number,) = struct.unpack_from("<q", task)
-            client.memories = written = {number: memory_from_bytes(pipe.recv_bytes())}
-            before = written[number]
-            data = client.serve(task[8:])
-            after = written[number]
+            data, memory = serve(client, number, task[8:], pipe.recv_bytes())
             pipe.send_bytes(data)
-            pipe.send_bytes(b"" if after is before else memory_to_bytes(after))
+            pipe.send_bytes(memory)
         except (EOFError, OSError):
             return
 

@@ -15,6 +15,7 @@ from fedbonsai.data.load import load
 from fedbonsai.data.partition import Options, partition
 from fedbonsai.engines.local import LocalEngine
 from fedbonsai.engines.processes import ProcessEngine
+from fedbonsai.engines.ray import RayEngine
 from fedbonsai.experiment.config import Experiment
 from fedbonsai.federated.client import Client, Coding
 from fedbonsai.federated.engine import Engine
@@ -121,6 +122,9 @@ def choose_engine(experiment: Experiment, bench: Bench) -> str:
 def make_engine(experiment: Experiment, method: Method, bench: Bench) -> Engine:
     """The engine, with its client."""
     client = Client(method, bench, experiment.batch_norm, Coding(experiment.uplink, experiment.error_feedback))
-    if choose_engine(experiment, bench) == "processes":
+    name = choose_engine(experiment, bench)
+    if name == "processes":
         return ProcessEngine(client, experiment.workers, experiment.client_timeout)
+    if name == "ray":
+        return RayEngine(client, experiment.workers, experiment.client_timeout)
     return LocalEngine(client, experiment.client_timeout)

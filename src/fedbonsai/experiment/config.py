@@ -56,7 +56,7 @@ class Experiment:
         downlink: The same for tasks.
         error_feedback: Clients add what the coding of an update dropped to their next one.
         engine: What carries the bytes; all engines give equal bits.
-        workers: Processes of the processes engine; one a core by default.
+        workers: Processes of the processes engine, or the most of a Ray cluster; one a core by default.
         client_timeout: Seconds after which a client is dropped from a round.
         window_mb: Megabytes of early answers that may wait for their turn.
     """
@@ -92,8 +92,8 @@ class Experiment:
     uplink: Values = "fp32"
     downlink: Values = "fp32"
     error_feedback: bool = False
-    engine: Literal["auto", "local", "processes"] = "auto"
-    workers: Annotated[int, AT_LEAST_ONE, Only("engine", ("auto", "processes"))] | None = None
+    engine: Literal["auto", "local", "processes", "ray"] = "auto"
+    workers: Annotated[int, AT_LEAST_ONE, Only("engine", ("auto", "processes", "ray"))] | None = None
     client_timeout: Annotated[float, POSITIVE] | None = None
     window_mb: Annotated[float, POSITIVE] = 256.0
 
