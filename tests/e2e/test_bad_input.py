@@ -1,6 +1,7 @@
 """Directories, files and disks that are not as they should be: one clear line, and nothing is lost."""
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -184,7 +185,7 @@ def test_a_disk_that_is_full_from_the_start_is_one_line(command, tmp_path):
     [said] = done.said
     assert said.startswith(f"error: the checkpoint of round 1 cannot be written to {out / 'checkpoint'}: ")
     assert said.endswith("; there is none yet")
-    assert set(contents(out)) == {"experiment.toml"}
+    assert set(contents(out)) == {"experiment.toml", "events.jsonl"}
     assert command("resume", str(out)).code == 0
 
 
@@ -197,7 +198,7 @@ def test_a_disk_that_fills_up_keeps_the_checkpoint_of_the_round_before(command, 
     [said] = done.said
     assert said.startswith(f"error: the checkpoint of round 2 cannot be written to {out / 'checkpoint'}: ")
     assert said.endswith("; the checkpoint of the round before is whole")
-    assert set(contents(out)) == {"experiment.toml", str(STATE)}
+    assert set(contents(out)) == {"experiment.toml", str(STATE), "events.jsonl"}
     resumed = command("resume", str(out))
     assert (resumed.code, "round 1 | " in resumed.err) == (0, False)
     assert bits(out) == bits(dense)
@@ -230,6 +231,9 @@ def test_a_disk_that_is_full_at_the_end_leaves_the_run_to_be_resumed(command, un
     [said] = done.said
     assert said.startswith(f"error: the result cannot be written to {unfinished}: ")
     assert said.endswith("; make room and resume")
-    assert contents(unfinished) == before
+    after = contents(unfinished)
+    told = after.pop("events.jsonl").removeprefix(before.pop("events.jsonl"))
+    assert [json.loads(line)["event"] for line in told.splitlines()] == ["start", "failed"]
+    assert after == before
     assert command("resume", str(unfinished)).code == 0
     assert bits(unfinished) == bits(dense)

@@ -18,7 +18,10 @@ from fedbonsai.methods import METHODS, method_class
 from tests.e2e.command import QUICK, SMALL, Machine, bits, contents, fedbonsai, result
 from tests.golden.schema import violations
 
-FILES = {"experiment.toml", "result.json", "model.safetensors", "report.html", "checkpoint/state.safetensors"}
+FILES = {
+    *("experiment.toml", "result.json", "model.safetensors", "report.html"),
+    *("checkpoint/state.safetensors", "events.jsonl"),
+}
 TABLE = re.compile(r"^run +test accuracy .*\n(?:fedavg|local-prune)", re.MULTILINE)
 
 

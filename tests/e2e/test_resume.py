@@ -100,7 +100,7 @@ def test_ctrl_c_leaves_a_checkpoint_one_line_and_nobody_behind(command, tmp_path
     assert bool(workers) == (engine == "processes")
     assert not any(map(runs, workers))
     assert [line for line in log.read_text().splitlines() if not line.endswith(" s left")] == [INTERRUPTED]
-    assert set(contents(out)) == {"experiment.toml", "checkpoint/state.safetensors"}
+    assert set(contents(out)) == {"experiment.toml", "checkpoint/state.safetensors", "events.jsonl"}
     assert command("resume", str(out)).code == 0
     assert bits(out) == bits(undisturbed["fedavg"])
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from fedbonsai.core.errors import ConfigError
 from fedbonsai.experiment.config import Experiment
 from fedbonsai.experiment.settings import coerce, read_toml, to_toml
+from fedbonsai.report.live import EVENTS
 
 EXPERIMENT, RESULT, MODEL, CHECKPOINT = "experiment.toml", "result.json", "model.safetensors", "checkpoint"
 REPORT = "report.html"
@@ -34,6 +35,7 @@ def claimed(out: Path | None, experiment: Experiment) -> Iterator[None]:
         yield
     except ConfigError:
         if fresh and not (out / CHECKPOINT).exists():
+            (out / EVENTS).unlink(missing_ok=True)
             (out / EXPERIMENT).unlink()
             with suppress(OSError):  # whatever else is there stays
                 out.rmdir()

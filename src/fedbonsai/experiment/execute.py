@@ -22,6 +22,7 @@ from fedbonsai.core.state import Setting, Tensors
 from fedbonsai.experiment.build import check_personal, choose_engine, make_engine, make_work
 from fedbonsai.experiment.config import Experiment
 from fedbonsai.experiment.directory import CHECKPOINT, MODEL, REPORT, RESULT, claimed, replacing, write_text
+from fedbonsai.experiment.events import observing, started, telling
 from fedbonsai.federated.checkpoint import Checkpoint
 from fedbonsai.federated.exchange import Rules
 from fedbonsai.federated.method import Method
@@ -102,18 +103,20 @@ def execute(job: Job, out: Path | None = None, observer: Observer | None = None)
     experiment = job.experiment
     held_out = check_personal(job.method, experiment)
     prepared = job.task.prepared(experiment.validation, experiment.seed, held_out)
-    with claimed(out, experiment), one_thread():
+    with claimed(out, experiment), telling(out) as tell, one_thread():
         bench = Bench(prepared, make_work(experiment), experiment.seed)
         run = make_run(experiment, job.method, bench, out)
         try:
-            checkpoint = run.run(observer)
+            begun = run.start()
+            tell("start", started(experiment, run, begun, choose_engine(experiment, bench)))
+            checkpoint = run.run(observing(tell, run.setting.rounds, observer), begun)
         finally:
             run.engine.close()
         record = make_record(experiment, run, checkpoint)
-    tensors = run.deployed(checkpoint.state)
-    result = Result(record, tensors, prepared, out)
-    if out is not None:
-        write_result(out, result)
+        result = Result(record, run.deployed(checkpoint.state), prepared, out)
+        if out is not None:
+            write_result(out, result)
+        tell("end", {"final": record["final"]})
     return result
 
 

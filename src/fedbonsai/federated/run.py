@@ -81,14 +81,18 @@ class Run:
         weights = {slot.name: self.bench.initial[slot.name] for slot in shared}
         return Checkpoint(self.method.init(self.setting, weights))
 
-    def run(self, observer: Observer | None = None) -> Checkpoint:
+    def run(self, observer: Observer | None = None, begun: Checkpoint | None = None) -> Checkpoint:
         """Hold rounds until all are done; return the run as it stands then.
+
+        Args:
+            observer: Is told the row of every finished round.
+            begun: What `start` gave, for who needs it too; otherwise it is asked here.
 
         Raises:
             RoundError: A round could not be finished; the checkpoint of the one before stands.
             CheckpointError: A checkpoint could not be read or written.
         """
-        current = self.start()
+        current = begun or self.start()
         stages = 0
         while current.state.round < self.setting.rounds:
             began = time.perf_counter()

@@ -1,6 +1,8 @@
 """Numbers as people read them. None and what is not finite read ``n/a``."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 MISSING = "n/a"
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
@@ -9,6 +11,18 @@ _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
 def finite(value: float | None) -> bool:
     """Whether there is a value that can be shown: diverged training leaves NaN and infinity behind."""
     return value is not None and math.isfinite(value)
+
+
+def storable(value: Any) -> Any:  # noqa: ANN401 - anything that JSON holds
+    """The same with None for numbers that are not finite, which JSON has no words for.
+
+    Examples:
+        >>> storable({"loss": float("nan"), "bytes": {"up": 3}})
+        {'loss': None, 'bytes': {'up': 3}}
+    """
+    if isinstance(value, Mapping):
+        return {key: storable(one) for key, one in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def size(count: float | None) -> str:
