@@ -48,7 +48,7 @@ def test_the_wheel_holds_the_digits_the_licences_and_the_mark_of_types(wheel: Pa
 def test_the_wheel_asks_for_python_3_11_and_has_the_extras(metadata: Message) -> None:
     assert metadata["Requires-Python"] == ">=3.11"
     assert metadata["License-Expression"] == "Apache-2.0"
-    assert set(metadata.get_all("Provides-Extra", [])) == {"data", "flower", "report", "dev"}
+    assert set(metadata.get_all("Provides-Extra", [])) == {"cluster", "data", "flower", "report", "watch", "dev"}
 
 
 def test_requirements_have_lower_bounds_only(metadata: Message) -> None:
