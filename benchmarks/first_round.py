@@ -21,11 +21,13 @@ import torch
 from tables import Table, interleaved, put, spread, table_with_machine
 from torch import nn
 
-from fedbonsai.experiment.build import make_method, make_task, make_work, resolve
+from fedbonsai.experiment.build import make_engine, make_method, make_task, make_work, resolve
+from fedbonsai.experiment.config import Experiment
 from fedbonsai.experiment.execute import Job, execute, make_run
 from fedbonsai.experiment.settings import make_experiment
 from fedbonsai.federated.exchange import draw_cohort
 from fedbonsai.federated.round import run_round
+from fedbonsai.federated.run import Run
 from fedbonsai.learning.bench import Bench
 from fedbonsai.learning.work import Work
 from fedbonsai.models.layers import Conv2d, MaxPool2d
@@ -93,14 +95,21 @@ def plain_loop(model: nn.Module, clients: Sequence[tuple[torch.Tensor, torch.Ten
     model.load_state_dict(mean)
 
 
+def prepared_run(experiment: Experiment) -> Run:
+    """A run of an experiment, all of it loaded."""
+    job = Job(experiment, make_task(experiment), make_method(experiment))
+    bench = Bench(job.task.prepared(experiment.validation, 0), make_work(experiment), 0)
+    return make_run(job, bench, make_engine(experiment, job.method, bench), None)
+
+
 def loop() -> Table:
     """One FedAvg round, encoded and decoded both ways, against the plain loop over the same clients."""
     rows = [["task", "plain loop, s a round", "the same with our layers", "fedbonsai", "over plain", "over our layers"]]
     torch.set_num_threads(1)
     for name, base in {"digits, CNN": {"dataset": "digits"}, "fashion_mnist, CNN": FASHION}.items():
         experiment = resolve(make_experiment({**base, "engine": "local"}, {}))
-        bench = Bench(make_task(experiment).prepared(experiment.validation, 0), make_work(experiment), 0)
-        run = make_run(experiment, make_method(experiment), bench, None)
+        run = prepared_run(experiment)
+        bench = run.bench
         state = run.start().state
         cohort = draw_cohort(run.method.plan(state), state, run.rules)
         pool, splits = bench.task.pool, bench.task.splits
@@ -126,8 +135,7 @@ def engines() -> Table:
     for engine in ("local", "processes"):
         settings = {**FASHION, "engine": engine, **({"workers": 2} if engine == "processes" else {})}
         experiment = resolve(make_experiment(settings, {}))
-        bench = Bench(make_task(experiment).prepared(experiment.validation, 0), make_work(experiment), 0)
-        runs[engine] = make_run(experiment, make_method(experiment), bench, None)
+        runs[engine] = prepared_run(experiment)
     state = runs["local"].start().state
 
     def one_round(engine: str) -> Callable[[], object]:

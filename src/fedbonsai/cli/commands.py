@@ -13,6 +13,7 @@ from fedbonsai.experiment.config import Experiment
 from fedbonsai.experiment.directory import EXPERIMENT, REPORT, RESULT
 from fedbonsai.experiment.execute import Job, execute
 from fedbonsai.experiment.settings import make_experiment, parse_pairs, read_toml
+from fedbonsai.federated.run import Observer
 from fedbonsai.report.tensorboard import missing_extra
 
 
@@ -53,14 +54,37 @@ def resume_directory(directory: Path, data_dir: Path | None) -> None:
     _compare([Entry(one.name, make_experiment(read_toml(one / EXPERIMENT), {})) for one in runs], data_dir, directory)
 
 
+def work(directory: Path, experiment: Path, clients: str, app: Path | None, data_dir: Path | None) -> None:
+    """``fedbonsai worker``."""
+    from fedbonsai.flower.worker import Duty, serve
+
+    try:
+        numbers = tuple(sorted({int(one) for one in clients.split(",")}))
+    except ValueError as error:
+        raise ConfigError(f"clients must be numbers separated by commas, got {clients!r}") from error
+    _heed_interrupts()
+    arguments = ["-m", "fedbonsai", "worker", str(directory.resolve()), "--experiment", str(experiment.resolve())]
+    arguments += ["--clients", clients]
+    arguments += [] if app is None else ["--app", str(app.resolve())]
+    arguments += [] if data_dir is None else ["--data-dir", str(data_dir.resolve())]
+    serve(directory, Duty(experiment, numbers, app, data_dir), arguments)
+
+
 def _run(experiment: Experiment, data_dir: Path | None, out: Path) -> None:
     _heed_interrupts()
-    job = Job(experiment, make_task(experiment, data_dir), make_method(experiment))
     rounds = experiment.rounds or 0
     with Progress(f"{experiment.dataset} {experiment.method}", rounds) as progress:
-        result = execute(job, out, progress.follow(rounds))
-    print_table([result.record])
+        record = _record(experiment, data_dir, out, progress.follow(rounds))
+    print_table([record])
     _closing(out)
+
+
+def _record(experiment: Experiment, data_dir: Path | None, out: Path, observer: Observer) -> dict[str, Any]:
+    if experiment.engine == "flower":
+        from fedbonsai.flower import loopback
+
+        return loopback.run(experiment, out, data_dir, observer)
+    return execute(Job(experiment, make_task(experiment, data_dir), make_method(experiment)), out, observer).record
 
 
 def _compare(runs: Sequence[Entry], data_dir: Path | None, out: Path) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from fedbonsai.core.errors import lookup
+from fedbonsai.core.errors import ConfigError, lookup
 from fedbonsai.experiment.build import OWN
 from fedbonsai.experiment.config import Experiment
 from fedbonsai.experiment.execute import Job, Result, execute
@@ -54,6 +54,8 @@ def run(  # noqa: PLR0913 - the public entry; all but two are keywords with defa
     """
     fields = dataclasses.fields(method)  # type: ignore[arg-type]
     own = {one.name: getattr(method, one.name) for one in fields if getattr(method, one.name) != one.default}
+    if isinstance(task.clients, int):
+        raise ConfigError("a task needs its clients' data to be run here, got their number; docs/deploy.md has devices")
     clients = len(task.positions or [()]) if isinstance(task.clients, Pool) else len(task.clients)
     known = sorted({one.name for one in dataclasses.fields(Experiment)} - IN_TASK_AND_METHOD)
     for name in settings:

@@ -120,9 +120,15 @@ def choose_engine(experiment: Experiment, bench: Bench) -> str:
 
 
 def make_engine(experiment: Experiment, method: Method, bench: Bench) -> Engine:
-    """The engine, with its client."""
+    """The engine, with its client.
+
+    Raises:
+        ConfigError: It cannot be made here.
+    """
     client = Client(method, bench, experiment.batch_norm, Coding(experiment.uplink, experiment.error_feedback))
     name = choose_engine(experiment, bench)
+    if name == "flower":
+        raise ConfigError("engine=flower is for `fedbonsai run ... --engine flower`, which starts a federation")
     if name == "processes":
         return ProcessEngine(client, experiment.workers, experiment.client_timeout)
     if name == "ray":

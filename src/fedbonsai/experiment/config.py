@@ -14,7 +14,7 @@ AT_LEAST_ONE = Range(1, float("inf"), open_high=True)
 Count = Annotated[int, AT_LEAST_ONE]
 Values = Literal["fp32", "raw", "bf16", "fp16", "int8", "int4", "uniform", "sign", "ternary", "bits"]
 
-WHERE_ONLY = ("engine", "workers", "client_timeout", "window_mb")
+WHERE_ONLY = ("engine", "workers", "client_timeout", "window_mb", "max_examples")
 """Settings that say where and how a run is computed, not what comes out of it."""
 
 
@@ -56,9 +56,11 @@ class Experiment:
         downlink: The same for tasks.
         error_feedback: Clients add what the coding of an update dropped to their next one.
         engine: What carries the bytes; all engines give equal bits.
-        workers: Processes of the processes engine, or the most of a Ray cluster; one a core by default.
+        workers: Processes of the processes engine, of a Ray cluster at most, or devices of a Flower federation on this
+            machine; one a core by default.
         client_timeout: Seconds after which a client is dropped from a round.
         window_mb: Megabytes of early answers that may wait for their turn.
+        max_examples: The most examples that an update may count for; by default all that the server knows of.
     """
 
     dataset: str = "digits"
@@ -92,10 +94,11 @@ class Experiment:
     uplink: Values = "fp32"
     downlink: Values = "fp32"
     error_feedback: bool = False
-    engine: Literal["auto", "local", "processes", "ray"] = "auto"
-    workers: Annotated[int, AT_LEAST_ONE, Only("engine", ("auto", "processes", "ray"))] | None = None
+    engine: Literal["auto", "local", "processes", "ray", "flower"] = "auto"
+    workers: Annotated[int, AT_LEAST_ONE, Only("engine", ("auto", "processes", "ray", "flower"))] | None = None
     client_timeout: Annotated[float, POSITIVE] | None = None
     window_mb: Annotated[float, POSITIVE] = 256.0
+    max_examples: Count | None = None
 
     def __post_init__(self) -> None:
         check(self)

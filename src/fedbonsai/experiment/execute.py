@@ -3,7 +3,7 @@
 import json
 import platform
 import resource
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -22,8 +22,9 @@ from fedbonsai.core.state import Setting, Tensors
 from fedbonsai.experiment.build import check_personal, choose_engine, make_engine, make_work
 from fedbonsai.experiment.config import Experiment
 from fedbonsai.experiment.directory import CHECKPOINT, MODEL, REPORT, RESULT, claimed, replacing, write_text
-from fedbonsai.experiment.events import observing, started, telling
+from fedbonsai.experiment.events import Tell, observing, started, telling
 from fedbonsai.federated.checkpoint import Checkpoint
+from fedbonsai.federated.engine import Engine
 from fedbonsai.federated.exchange import Rules
 from fedbonsai.federated.method import Method
 from fedbonsai.federated.run import Observer, Run, Schedule
@@ -80,11 +81,13 @@ class Job:
         experiment: Its settings, nothing in them left open.
         task: What is to be learned.
         method: How.
+        engine: Makes what carries the bytes, in place of the engine that the experiment names.
     """
 
     experiment: Experiment
     task: Task
     method: Method
+    engine: Callable[[Bench, Tell], Engine] | None = None
 
 
 def execute(job: Job, out: Path | None = None, observer: Observer | None = None) -> Result:
@@ -105,14 +108,15 @@ def execute(job: Job, out: Path | None = None, observer: Observer | None = None)
     prepared = job.task.prepared(experiment.validation, experiment.seed, held_out)
     with claimed(out, experiment), telling(out) as tell, one_thread():
         bench = Bench(prepared, make_work(experiment), experiment.seed)
-        run = make_run(experiment, job.method, bench, out)
+        engine = job.engine(bench, tell) if job.engine else make_engine(experiment, job.method, bench)
+        run = make_run(job, bench, engine, out)
         try:
             begun = run.start()
             tell("start", started(experiment, run, begun, choose_engine(experiment, bench)))
             checkpoint = run.run(observing(tell, run.setting.rounds, observer), begun)
+            record = make_record(experiment, run, checkpoint)
         finally:
-            run.engine.close()
-        record = make_record(experiment, run, checkpoint)
+            engine.close()
         result = Result(record, run.deployed(checkpoint.state), prepared, out)
         if out is not None:
             write_result(out, result)
@@ -120,9 +124,9 @@ def execute(job: Job, out: Path | None = None, observer: Observer | None = None)
     return result
 
 
-def make_run(experiment: Experiment, method: Method, bench: Bench, out: Path | None) -> Run:
+def make_run(job: Job, bench: Bench, engine: Engine, out: Path | None) -> Run:
     """Wire the layers together."""
-    clients = len(bench.task.splits)
+    experiment, clients = job.experiment, len(bench.task.splits)
     if experiment.rounds is None or experiment.cohort is None:
         raise ConfigError("an experiment needs rounds and a cohort before it can run, got none")
     if experiment.cohort > clients:
@@ -133,18 +137,25 @@ def make_run(experiment: Experiment, method: Method, bench: Bench, out: Path | N
         experiment.cohort,
         experiment.min_clients,
         int(experiment.window_mb * 1e6),
-        float(len(bench.task.pool)),
+        most_examples(experiment, bench),
         experiment.downlink,
     )
     directory = None if out is None else out / CHECKPOINT
     return Run(
-        method,
+        job.method,
         Setting(experiment.rounds, clients, experiment.seed, bench.layout),
-        make_engine(experiment, method, bench),
+        engine,
         bench,
         rules,
         Schedule(experiment.evaluate_every, experiment.batch_norm, directory, experiment.digest),
     )
+
+
+def most_examples(experiment: Experiment, bench: Bench) -> float:
+    """The most examples that a client may claim: what is set, or all that there are, as far as that is known here."""
+    if experiment.max_examples is not None:
+        return float(experiment.max_examples)
+    return Rules.max_examples if bench.task.elsewhere else float(len(bench.task.pool))
 
 
 def make_record(experiment: Experiment, run: Run, checkpoint: Checkpoint) -> dict[str, Any]:

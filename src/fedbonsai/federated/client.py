@@ -12,13 +12,13 @@ from fedbonsai.core.support import Support
 from fedbonsai.federated.aggregate import contribution
 from fedbonsai.federated.method import Method, PersonalMethod
 from fedbonsai.federated.traffic import by_digest, masks, message_limits
-from fedbonsai.learning.bench import Bench
+from fedbonsai.learning.bench import Bench, Evaluation
 from fedbonsai.learning.learner import Learner
 from fedbonsai.learning.work import NormPolicy
 
 logger = logging.getLogger(__name__)
 
-EVALUATE, STATISTICS = "evaluate", "statistics"
+EVALUATE, JUDGE, STATISTICS = "evaluate", "judge", "statistics"
 """Stages that every client answers, whatever the method."""
 
 FAILED, RESEND, LOST = "failed", "resend", "lost"
@@ -104,7 +104,7 @@ class Client:
             buffers=dict(memory.section("buffers").tensors),
             keep_buffers=self.norm_policy == "local",
         )
-        if task.stage == EVALUATE:
+        if task.stage in (EVALUATE, JUDGE):
             return self._evaluate(task, memory.section("method"), learner)
         if task.stage == STATISTICS:
             kept = memory.section("method")
@@ -131,12 +131,12 @@ class Client:
         return replace(update, groups={**update.groups, "weights": sent}), Memory(left)
 
     def _evaluate(self, task: Message, memory: Memory, learner: Learner) -> Message:
-        """Judge the client's own model on data that nothing else has seen."""
+        """Judge the client's own model on data that nothing else has seen, or what was sent on what it trains on."""
+        if task.stage == JUDGE:
+            return _judgement(learner.evaluate(task.dense(), "train"), JUDGE)
         if not (isinstance(self.method, PersonalMethod) or self.norm_policy == "local"):
             raise ConfigError(f"{self.method.name} has no personal models to evaluate")
-        own = learner.evaluate(self._model(task, memory, learner), "holdout")
-        sums = {"loss": own.loss * own.examples, "metric": own.metric * own.examples}
-        return Message({}, sums, weight=float(own.examples), stage=EVALUATE)
+        return _judgement(learner.evaluate(self._model(task, memory, learner), "holdout"), EVALUATE)
 
     def _model(self, task: Message, memory: Memory, learner: Learner) -> Tensors:
         """The model that the client would use now: what was sent, unless the method says what to make of it."""
@@ -151,3 +151,9 @@ class Client:
     @property
     def _limits(self) -> wire.Limits:
         return message_limits(sum(slot.numel for slot in self.bench.layout.slots))
+
+
+def _judgement(found: Evaluation, stage: str) -> Message:
+    """An evaluation as sums, which add up over clients."""
+    sums = {"loss": found.loss * found.examples, "metric": found.metric * found.examples}
+    return Message({}, sums, weight=float(found.examples), stage=stage)

@@ -27,13 +27,11 @@ class Answer:
 
 @runtime_checkable
 class Engine(Protocol):
-    """Carries tasks to clients. Simulating engines also keep what their clients remember.
+    """Carries tasks to clients. Simulating engines also keep what their clients remember."""
 
-    Attributes:
-        capacity: How many tasks may be under way at once.
-    """
-
-    capacity: int
+    @property
+    def capacity(self) -> int:
+        """How many tasks may be under way at once."""
 
     def submit(self, client: int, task: bytes) -> None:
         """Hand a task over; called at most ``capacity`` times more than `next`."""

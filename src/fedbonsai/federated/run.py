@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedbonsai.core.errors import RoundError
-from fedbonsai.core.message import Message
+from fedbonsai.core.message import Group, Message, group
 from fedbonsai.core.state import Setting, State, Tensors
 from fedbonsai.federated import checkpoint as checkpoints
 from fedbonsai.federated.aggregate import Total, average
 from fedbonsai.federated.checkpoint import Checkpoint
-from fedbonsai.federated.client import EVALUATE, STATISTICS
+from fedbonsai.federated.client import EVALUATE, JUDGE, STATISTICS
 from fedbonsai.federated.engine import Engine
 from fedbonsai.federated.exchange import Rules
 from fedbonsai.federated.ledger import Row
@@ -128,7 +128,7 @@ class Run:
     def evaluate(self, state: State) -> Evaluation:
         """Test loss and metric: of the global model on the test set, or of personal models on their own data."""
         if self.personal:
-            return self._evaluate_clients(state)
+            return self._ask_clients(state, EVALUATE)
         self.bench.load(self.deployed(state))
         # The clients are done: the cores that they worked on are free.
         return self.bench.evaluate(self.bench.task.test, threads=min(self.engine.capacity, available_cores()))
@@ -138,6 +138,8 @@ class Run:
 
         A client whose data the model cannot take was no part of the training, and is no part of this either.
         """
+        if self.bench.task.elsewhere:
+            return self._ask_clients(state, JUDGE)
         self.bench.load(self.deployed(state))
         found = [self._learned(client) for client in range(len(self.bench.task.splits))]
         examples = sum(one.examples for one in found)
@@ -161,10 +163,11 @@ class Run:
     def _due(self, round_: int) -> bool:
         return round_ % self.schedule.evaluate_every == 0 or round_ == self.setting.rounds
 
-    def _evaluate_clients(self, state: State) -> Evaluation:
+    def _ask_clients(self, state: State, stage: str) -> Evaluation:
         sums: dict[str, float] = {}
-        rules = replace(self.rules, min_clients=1)
-        run_round(_Evaluation(self.method, sums), state, self.engine, rules)
+        rules = replace(self.rules, min_clients=1, downlink="fp32" if stage == JUDGE else self.rules.downlink)
+        model = group(self.deployed(state)) if stage == JUDGE else None
+        run_round(_Evaluation(self.method, sums, model), state, self.engine, rules)
         weight = sums["weight"]
         return Evaluation(sums["loss"] / weight, sums["metric"] / weight, int(weight))
 
@@ -188,16 +191,20 @@ class _Statistics:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """Wraps a method: one stage in which every client judges its own model; nothing of it is charged."""
+    """Wraps a method: one stage in which every client judges its own model, or the one that is given, on its own data.
+
+    Nothing of it is charged.
+    """
 
     method: ServerSide
     sums: dict[str, float]
+    model: Group | None = None
 
     def plan(self, _: State) -> Plan:
-        return Plan(EVALUATE, cohort="all")
+        return Plan(EVALUATE if self.model is None else JUDGE, cohort="all")
 
     def distribute(self, state: State, client: int) -> Message:
-        return self.method.distribute(state, client)
+        return self.method.distribute(state, client) if self.model is None else Message({"weights": self.model})
 
     def finalize(self, state: State, total: Total) -> State:
         self.sums.update(total.numbers, weight=total.weight)

@@ -75,7 +75,8 @@ class Task:
     Attributes:
         model: Called without arguments, returns a fresh module.
         loss: A `Loss`, its name, or a callable ``(outputs, targets) -> mean loss``.
-        clients: One data set a client. With ``positions``, a single pool that the clients share.
+        clients: One data set a client. With ``positions``, a single pool that the clients share. A number, on a
+            server that has none of the data: that many clients, each with its data on a device of its own.
         test: The data that the global model is tested on; never seen by any decision.
         metric: One value an example, higher is better; replaces the metric of ``loss``.
         positions: With a shared pool: the examples of each client.
@@ -90,7 +91,7 @@ class Task:
 
     model: Callable[[], nn.Module]
     loss: Loss | LossFunction | str
-    clients: Sequence[Data] | Pool
+    clients: Sequence[Data] | Pool | int
     test: Data
     metric: MetricFunction | None = None
     positions: Sequence[Tensor] | None = None
@@ -106,6 +107,13 @@ class Task:
         Raises:
             DataError: There are no clients, or their data do not fit together.
         """
+        if self.clients == 0:
+            raise DataError("a task needs at least one client, got none")
+        test = as_pool(self.test)
+        if isinstance(self.clients, int):
+            nothing = torch.empty(0, dtype=torch.int64)
+            splits = [Split(nothing, nothing, nothing)] * self.clients
+            return PreparedTask(self.model, as_loss(self.loss, self.metric), test, tuple(splits), test)
         if isinstance(self.clients, Pool):
             pool = self.clients
             positions = [torch.arange(len(pool))] if self.positions is None else list(self.positions)
@@ -114,7 +122,7 @@ class Task:
         if not positions:
             raise DataError("a task needs at least one client, got none")
         splits = [split(own, validation, holdout, seed, client) for client, own in enumerate(positions)]
-        return PreparedTask(self.model, as_loss(self.loss, self.metric), pool, tuple(splits), as_pool(self.test))
+        return PreparedTask(self.model, as_loss(self.loss, self.metric), pool, tuple(splits), test)
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +139,11 @@ class PreparedTask:
     def sizes(self) -> list[int]:
         """Training examples of each client."""
         return [len(one.train) for one in self.splits]
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether all clients' data are on devices of their own, and none of it here."""
+        return not any(self.sizes)
 
 
 def split(positions: Tensor, validation: float, holdout: float, seed: int, client: int) -> Split:

@@ -1,0 +1,319 @@
+"""A whole federation on this machine for one run: SuperLink, SuperNodes and workers, each a process of its own."""
+
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fedbonsai.core.errors import ConfigError, RoundError
+from fedbonsai.experiment.build import resolve
+from fedbonsai.experiment.config import Experiment
+from fedbonsai.experiment.directory import RESULT, claimed
+from fedbonsai.experiment.settings import to_toml
+from fedbonsai.federated.ledger import Row
+from fedbonsai.federated.run import Observer
+from fedbonsai.flower.pipe import Home, is_up
+from fedbonsai.learning.machine import available_cores
+from fedbonsai.report.live import EVENTS
+
+logger = logging.getLogger(__name__)
+
+HOST = "127.0.0.1"
+START_UP = 120.0
+"""Seconds that all processes together have to come up."""
+
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "OMP_NUM_THREADS": "1",
+}
+"""Nothing is told to anybody, nothing is installed, and threads that wait do not spin."""
+
+PROJECT = """\
+[project]
+name = "fedbonsai-loopback"
+version = "0.1.0"
+
+[tool.flwr.app]
+publisher = "fedbonsai"
+
+[tool.flwr.app.components]
+serverapp = "app:server"
+clientapp = "relay:client"
+
+[tool.flwr.app.config]
+out = ""
+data-dir = ""
+min-nodes = 1
+"""
+
+APP = """\
+from pathlib import Path
+
+from fedbonsai.flower.server import server_app
+
+server = server_app(Path(__file__).parent / "experiment.toml")
+"""
+
+RELAY = """\
+from fedbonsai.flower.relay import client_app
+
+client = client_app()
+"""
+
+
+@dataclass
+class Processes:
+    """Processes that end with the block that they were started in, their children too."""
+
+    log: Path
+    environment: Mapping[str, str]
+    running: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str, command: Sequence[str | Path], **environment: str) -> subprocess.Popen[bytes]:
+        """Start a command in a session of its own; what it says goes to a file by its name."""
+        with (self.log / f"{name}.log").open("ab") as log:
+            process = subprocess.Popen(  # noqa: S603 - commands of this file
+                [str(one) for one in command],
+                env={**self.environment, **environment},
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        self.running[name] = process
+        return process
+
+    def wait(self, ready: Callable[[], bool]) -> None:
+        """Wait until something is ready.
+
+        Raises:
+            RoundError: A process has ended meanwhile, or it takes too long.
+        """
+        until = time.monotonic() + START_UP
+        while not ready():
+            self.check()
+            if time.monotonic() > until:
+                raise RoundError(f"a federation must be up within {START_UP:g} s, it is not; is the machine busy?")
+            time.sleep(0.1)
+
+    def check(self, but: str = "") -> None:
+        """Make sure that all of them but one still run.
+
+        Raises:
+            RoundError: One has ended.
+        """
+        for name, process in self.running.items():
+            if name != but and process.poll() is not None:
+                raise RoundError(f"{name} must be running, it ended with code {process.returncode}: {self.said(name)}")
+
+    def said(self, name: str) -> str:
+        """The last lines of a process."""
+        return " | ".join((self.log / f"{name}.log").read_text("utf-8", "replace").strip().splitlines()[-5:])
+
+    def stop(self, patience: float = 5.0) -> None:
+        """End all of them, those first that were started last; who does not listen is killed."""
+        for process in reversed(self.running.values()):
+            _signal(process, signal.SIGTERM)
+        until = time.monotonic() + patience
+        for process in reversed(self.running.values()):
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.1, until - time.monotonic()))
+            _signal(process, signal.SIGKILL)  # and whatever children are left of its session
+            process.wait()
+        self.running.clear()
+
+
+def run(experiment: Experiment, out: Path, data_dir: Path | None, observer: Observer | None = None) -> dict[str, Any]:
+    """Run an experiment on a federation that lives as long as the run; return what is in ``result.json``.
+
+    Raises:
+        ConfigError: Settings do not fit, or Flower is not installed.
+        RoundError: The run failed; started again with the same ``out`` it goes on from its last finished round.
+    """
+    experiment = resolve(experiment)
+    with claimed(out, experiment), tempfile.TemporaryDirectory(prefix="fedbonsai-") as scratch:
+        events = Events(out / EVENTS)
+        nodes = _share(experiment)
+        settings: dict[str, str | int] = {
+            "out": str(out.resolve()),
+            "data-dir": str((data_dir or Path()).resolve()),
+            "min-nodes": len(nodes),
+        }
+        with federation(Path(scratch), experiment, nodes, data_dir) as processes:
+            command: list[str | Path] = [
+                "run",
+                Path(scratch) / "app",
+                "loopback",
+                "--stream",
+                "--run-config",
+                _pairs(settings),
+            ]
+            flwr = processes.start("flwr-run", [_program("flwr"), *command])
+            while flwr.poll() is None:
+                time.sleep(0.2)
+                processes.check(but="flwr-run")
+                events.tell(observer)
+            events.tell(observer)
+            if not (out / RESULT).exists():
+                raise RoundError(f"the run in {out} failed: {events.error or processes.said('flwr-run')}")
+    record: dict[str, Any] = json.loads((out / RESULT).read_text("utf-8"))
+    return record
+
+
+@contextmanager
+def federation(
+    scratch: Path, experiment: Experiment, nodes: Sequence[Sequence[int]], data_dir: Path | None = None
+) -> Iterator[Processes]:
+    """A SuperLink, and for every node a worker with some of the clients and a SuperNode; all end with the block.
+
+    Args:
+        scratch: Where their files go; its ``app`` is what ``flwr run app loopback`` starts.
+        experiment: What they are to do.
+        nodes: Which clients each node has.
+        data_dir: Where data sets are.
+
+    Raises:
+        ConfigError: Flower is not installed.
+        RoundError: They do not come up.
+    """
+    link, *ports = free_ports(1 + len(nodes))
+    write_app(scratch / "app", experiment)
+    (scratch / "flwr").mkdir()
+    (scratch / "flwr" / "config.toml").write_text(
+        f'[superlink]\ndefault = "loopback"\n\n[superlink.loopback]\naddress = "{HOST}:{link}"\ninsecure = true\n'
+    )
+    programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    environment = {**os.environ, **QUIET, "FLWR_HOME": str(scratch / "flwr"), "PATH": programs}
+    processes = Processes(scratch, environment)
+    try:
+        for number, clients in enumerate(nodes):
+            processes.start(f"worker-{number}", _worker(scratch, number, clients, data_dir))
+        insecure = ["--insecure", "--host", HOST]
+        processes.start(
+            "superlink",
+            [_program("flower-superlink"), *insecure, "--port", str(link), "--disable-runtime-dependency-installation"],
+        )
+        processes.wait(lambda: _listens(link))
+        for number, port in enumerate(ports):
+            home = scratch / f"node-{number}"
+            config = _pairs({"worker": str(scratch / f"worker-{number}")})
+            where = ["--superlink", f"{HOST}:{link}", *insecure, "--port", str(port), "--node-config", config]
+            processes.start(f"supernode-{number}", [_program("flower-supernode"), *where], FLWR_HOME=str(home))
+        processes.wait(lambda: all(is_up(Home(scratch / f"worker-{number}")) for number in range(len(nodes))))
+        yield processes
+    finally:
+        processes.stop()
+
+
+def write_app(path: Path, experiment: Experiment) -> None:
+    """The Flower app of an experiment on one of our data sets."""
+    path.mkdir(parents=True)
+    (path / "experiment.toml").write_text(to_toml(experiment), "utf-8")
+    for name, text in {"pyproject.toml": PROJECT, "app.py": APP, "relay.py": RELAY}.items():
+        (path / name).write_text(text, "utf-8")
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that nobody listens on at the moment."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for one in sockets:
+            one.bind((HOST, 0))
+        return [one.getsockname()[1] for one in sockets]
+
+
+@dataclass
+class Events:
+    """What the server of a run tells while it runs (see `fedbonsai.experiment.events`).
+
+    Attributes:
+        path: The file that it writes.
+        error: What it said of its failure.
+    """
+
+    path: Path
+    error: str = ""
+    _read: int = 0
+
+    def __post_init__(self) -> None:
+        self._read = self.path.stat().st_size if self.path.exists() else 0  # an earlier run's
+
+    def tell(self, observer: Observer | None) -> None:
+        """Tell an observer of the rounds since the last time."""
+        if not self.path.exists():
+            return
+        with self.path.open("rb") as file:
+            file.seek(self._read)
+            lines = file.read().splitlines(keepends=True)
+        for line in lines:
+            if not line.endswith(b"\n"):
+                break
+            self._read += len(line)
+            event = json.loads(line)
+            if event["event"] == "failed":
+                self.error = event["error"]
+            if event["event"] == "round" and observer is not None:
+                row: Row = event
+                observer(row)
+
+
+def _share(experiment: Experiment) -> list[list[int]]:
+    """The clients of each node: as many nodes as workers, one a core by default."""
+    clients = experiment.clients or 1
+    nodes = min(experiment.workers or available_cores(), clients)
+    return [list(range(node, clients, nodes)) for node in range(nodes)]
+
+
+def _worker(scratch: Path, number: int, clients: Sequence[int], data_dir: Path | None) -> list[str | Path]:
+    experiment = scratch / "app" / "experiment.toml"
+    names = ",".join(map(str, clients))
+    given: list[str | Path] = [] if data_dir is None else ["--data-dir", data_dir.resolve()]
+    arguments: list[str | Path] = [
+        "worker",
+        scratch / f"worker-{number}",
+        "--experiment",
+        experiment,
+        "--clients",
+        names,
+        *given,
+    ]
+    return [sys.executable, "-m", "fedbonsai", *arguments]
+
+
+def _program(name: str) -> Path:
+    """A program of Flower's, from the environment that this Python is in."""
+    beside = Path(sys.executable).parent / name
+    found = beside if beside.exists() else shutil.which(name)
+    if found is None:
+        raise ConfigError(f"engine=flower needs {name}, which is not installed; run: pip install 'fedbonsai[flower]'")
+    return Path(found)
+
+
+def _pairs(settings: Mapping[str, str | int]) -> str:
+    """Settings as Flower's command line takes them."""
+    return " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as one:
+        return one.connect_ex((HOST, port)) == 0
+
+
+def _signal(process: subprocess.Popen[bytes], number: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
