@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 from torch import tensor
 
 from fedbonsai.core.errors import ConfigError, SupportError
-from fedbonsai.sparsity.budgets import BUDGETS, erk, keep_counts, lamp, layer_counts, select, spread, uniform
+from fedbonsai.core.seeds import generator
+from fedbonsai.sparsity.budgets import (
+    BUDGETS,
+    erk,
+    jittered,
+    keep_counts,
+    lamp,
+    layer_counts,
+    select,
+    spread,
+    uniform,
+)
 
 sizes = st.tuples(st.integers(1, 9), st.integers(1, 9))
 
@@ -74,6 +85,15 @@ def test_uniform_is_one_density_and_erk_is_dimensions_over_size():
     # 128 of 1288: uniform 128 * 288 / 1288 = 28.6 and 99.4; erk 18 and 110.
     assert layer_counts("uniform", shapes, 128) == {"conv": 29, "fc": 99}
     assert layer_counts("erk", shapes, 128) == {"conv": 18, "fc": 110}
+
+
+def test_noise_multiplies_sizes_by_what_is_evenly_around_one():
+    shapes = {str(place): (5, 2) for place in range(2000)}
+    noisy = tensor(list(jittered(shapes, 0.5, generator(0, "noise")).values()))
+    assert 5.0 <= float(noisy.min()) < 5.1
+    assert 14.9 < float(noisy.max()) < 15.0
+    assert float(noisy.mean()) == pytest.approx(10.0, abs=0.3)
+    assert jittered({"a": (2, 3), "b": (4,)}, 0.0, generator(0, "noise")) == {"a": 6.0, "b": 4.0}
 
 
 def test_erk_keeps_a_small_layer_whole():

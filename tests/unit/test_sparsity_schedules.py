@@ -59,3 +59,30 @@ def test_a_ramp_reaches_its_target_in_a_run_of_any_length(shape, rounds, warmup,
     assert found[-1] == pytest.approx(target)
     assert all(two <= one + 1e-9 for one, two in itertools.pairwise(found))
     assert all(density == 1.0 for density in found[: max(ramp.start - 1, 0)])
+
+
+@pytest.mark.parametrize(
+    ("density", "metric", "expected"),
+    [
+        # Half of a metric is new: the drops from 1 are 1/8, 1/4 and 3/8, where 1/8 is accepted. The factor is 1/4.
+        (0.25, 0.75, 0.0625),
+        (0.25, 0.5, 0.25),
+        (0.25, 0.25, 1.0),
+        (0.125, 0.75, 0.0625),  # never below the target
+        (0.125, 0.25, 0.5),
+        (0.5, 0.25, 1.0),  # nor above everything
+    ],
+)
+def test_a_density_falls_while_the_metric_holds_rests_and_grows_back(density, metric, expected):
+    ramp = Ramp(start=1, end=3, target=0.0625)
+    before = {"density": density, "metric": 1.0, "best": 1.0}
+    smoothed = {"metric": (1.0 + metric) / 2, "best": 1.0}
+    assert ramp.followed(before, metric, finished=2, slack=0.125) == {"density": expected, **smoothed}
+    assert ramp.followed(before, metric, finished=1, slack=0.125) == {"density": density, **smoothed}
+
+
+def test_the_first_metric_is_taken_as_it_is_and_a_better_one_becomes_the_best():
+    ramp = Ramp(start=0, end=2, target=0.25)
+    first = ramp.followed({"density": 1.0}, 0.75, finished=0, slack=0.0)
+    assert first == {"density": 1.0, "metric": 0.75, "best": 0.75}
+    assert ramp.followed(first, 1.25, finished=1, slack=0.0) == {"density": 0.5, "metric": 1.0, "best": 1.0}

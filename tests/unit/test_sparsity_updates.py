@@ -118,6 +118,10 @@ def test_n_of_m_runs_over_all_input_dimensions_of_a_row():
     assert n_of_m(scores, 1, 4).tolist() == [[[[False, False, False]], [[True, True, False]]]]
 
 
+def test_n_of_m_takes_a_vector_as_one_row():
+    assert n_of_m(tensor([1.0, 2.0, 4.0, 3.0]), 1, 2).tolist() == [False, True, True, False]
+
+
 @pytest.mark.parametrize(("n", "m"), [(0, 4), (5, 4)])
 def test_n_of_m_needs_n_in_range(n, m):
     with pytest.raises(SupportError, match=r"n must be in \[1, m\]"):
