@@ -55,12 +55,12 @@ class Page:
             raise RuntimeError(f"{method}: {answer['error']}")
         return answer["result"]
 
-    def open(self, path: Path, *, width: int, scheme: str = "light") -> None:
-        """Show a file at a width in pixels, to somebody who prefers light or dark."""
+    def open(self, page: Path | str, *, width: int, scheme: str = "light") -> None:
+        """Show a file or an address at a width in pixels, to somebody who prefers light or dark."""
         self.events.clear()
         self.send("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
         self.send("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
-        self.send("Page.navigate", url=path.resolve().as_uri())
+        self.send("Page.navigate", url=page if isinstance(page, str) else page.resolve().as_uri())
         while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
             self.events.append(self._receive())
 

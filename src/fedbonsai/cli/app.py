@@ -1,13 +1,12 @@
-"""The commands: run, compare, resume, methods, datasets, inspect."""
+"""The commands: run, compare, resume, watch, methods, datasets, inspect."""
 
-import logging
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from fedbonsai.cli.logs import ENVIRONMENT, LogFormat, begin, complain, use
 from fedbonsai.core.errors import FedbonsaiError
 
 INTERRUPTED = 130
@@ -38,6 +37,22 @@ Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 Engine = Annotated[str | None, typer.Option(help="auto, local, processes or ray; all give equal bits.")]
 DataDir = Annotated[Path | None, typer.Option(help="Where data sets are; otherwise FEDBONSAI_DATA.")]
 Out = Annotated[Path | None, typer.Option(help="Directory for the results; runs/NAME by default.")]
+
+
+@app.callback(help=app.info.help)
+def options(
+    log_format: Annotated[
+        LogFormat,
+        typer.Option(
+            envvar=ENVIRONMENT,
+            show_envvar=False,
+            show_default=False,
+            help="What goes to standard error: lines, or one JSON object a line; otherwise FEDBONSAI_LOG.",
+        ),
+    ] = LogFormat.TEXT,
+) -> None:
+    """What all commands share."""
+    use(log_format)
 
 
 @app.command()
@@ -95,6 +110,20 @@ def resume(
 
 
 @app.command()
+def watch(
+    source: Annotated[str, typer.Argument(metavar="DIRECTORY|URL", hidden=True)],
+    web: Annotated[  # noqa: FBT002 - a flag
+        bool, typer.Option("--web", help="Show a page on this machine rather than the terminal.")
+    ] = False,
+    port: Annotated[int, typer.Option(help="Port of the page; any free one by default.", show_default=False)] = 0,
+) -> None:
+    """Show a run or comparison while it goes on, until it ends; exits with 1 when it failed."""
+    from fedbonsai.cli.watch import watch as follow
+
+    raise typer.Exit(follow(source, web=web, port=port))
+
+
+@app.command()
 def methods(name: Annotated[str | None, typer.Argument(metavar="[METHOD]", hidden=True)] = None) -> None:
     """List the methods, or the settings of one."""
     from fedbonsai.cli.lists import show_methods
@@ -110,13 +139,6 @@ def datasets(name: Annotated[str | None, typer.Argument(metavar="[DATASET]", hid
     show_datasets(name)
 
 
-class _Log(logging.Handler):
-    """Writes to whatever standard error is at the moment: while a bar is shown, that is what prints above it."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
-
-
 @app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="A message of the wire format, or what wire.dumps wrote.")],
@@ -129,7 +151,7 @@ def inspect(
 
 def start(arguments: Sequence[str]) -> int:
     """Run the command line; return the exit code. An error of our own is one line."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_Log()])
+    begin()
     try:
         # Of a Ctrl-C, typer makes an exception in older versions and a returned code in newer ones.
         code = app(list(arguments) or ["--help"], prog_name="fedbonsai", standalone_mode=False) or 0
@@ -137,8 +159,8 @@ def start(arguments: Sequence[str]) -> int:
         code = INTERRUPTED
     except (FedbonsaiError, UsageProblem) as error:
         text = error.format_message() if isinstance(error, UsageProblem) else str(error)
-        print(f"error: {' '.join(text.split())}", file=sys.stderr)
+        complain(" ".join(text.split()), prefix="error: ")
         return 2 if isinstance(error, UsageProblem) else 1
     if code == INTERRUPTED:
-        print("interrupted; `fedbonsai resume DIR` goes on from the last finished round", file=sys.stderr)
+        complain("interrupted; `fedbonsai resume DIR` goes on from the last finished round")
     return int(code)

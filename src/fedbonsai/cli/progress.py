@@ -1,5 +1,6 @@
-"""Progress with the time left: a bar on a terminal, plain lines elsewhere."""
+"""Progress with the time left: a bar on a terminal, plain lines elsewhere, a row in each line of a JSON log."""
 
+import logging
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
@@ -10,8 +11,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsed
 from rich.progress import Progress as Bar
 from rich.table import Table
 
+from fedbonsai.cli.logs import structured
 from fedbonsai.report.formats import size
+from fedbonsai.report.live import brief
 from fedbonsai.report.table import comparison
+
+logger = logging.getLogger(__name__)
 
 Row = Mapping[str, Any]
 WIDEST_TABLE = 240
@@ -41,7 +46,7 @@ class Progress:
                 TimeRemainingColumn(),
                 console=console,
             )
-            if console.is_terminal
+            if console.is_terminal and not structured()
             else None
         )
 
@@ -75,7 +80,11 @@ class Progress:
             return
         self._spent += row["seconds"]
         left = self._spent / max(self._held, 1) * (self._rounds - done)
-        print(f"{label or self._title}: {facts} | {left:.0f} s left", file=sys.stderr, flush=True)
+        text = f"{label or self._title}: {facts} | {left:.0f} s left"
+        if structured():
+            logger.info(text, extra={"row": {**brief(row), "seconds_left": left}})
+        else:
+            print(text, file=sys.stderr, flush=True)
 
 
 def line(row: Row) -> str:

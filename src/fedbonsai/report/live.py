@@ -269,7 +269,7 @@ def make_board(source: str, runs: Sequence[View]) -> Board:
         state = "failed"
     elif len(states) == 1:
         state = states.pop()
-    return Board(source, state if runs else "waiting", tuple(runs[:MAX_RUNS]))
+    return Board(clean(source), state if runs else "waiting", tuple(runs[:MAX_RUNS]))
 
 
 def to_json(board: Board) -> bytes:
