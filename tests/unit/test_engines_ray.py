@@ -18,7 +18,6 @@ from fedbonsai.federated.client import Client
 from fedbonsai.methods.fedavg import FedAvg
 from fedbonsai.methods.lotteryfl import LotteryFL
 
-
 FEDAVG = FedAvg()
 
 
