@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import tensor
 
+from fedbonsai.core.errors import ConfigError
 from fedbonsai.core.message import Message, group
 from fedbonsai.core.state import Memory
 from fedbonsai.core.support import Support
@@ -94,3 +95,8 @@ def test_adam_follows_algorithm_2_of_the_paper():
     # delta = -1: m = 0.09 - 0.1 = -0.01; v = 0.99 * 1.0099e-4 + 0.01 * 1e-4.
     step = 0.1 * -0.01 / ((0.99 * 1.0099e-4 + 1e-6) ** 0.5 + 1e-3)
     torch.testing.assert_close(two["w"] - one["w"], tensor([step]), rtol=1e-4, atol=1e-7)
+
+
+def test_an_unknown_optimizer_is_refused():
+    with pytest.raises(ConfigError, match="unknown server optimizer 'adan'; did you mean 'adam'"):
+        server_step({}, {}, Memory(), optimizer="adan")

@@ -88,6 +88,13 @@ def test_density_moves_to_where_weights_are_large_by_hand():
     assert [int(after[name][4:].sum()) for name in "ab"] == [3, 1]
 
 
+def test_what_is_grown_at_random_follows_from_the_generator():
+    masks, weights = {"w": torch.arange(40) < 20}, {"w": torch.arange(40.0)}
+    one, two, other = (redistribute(masks, weights, 0.5, generator(seed, "regrow"))["w"] for seed in (0, 0, 1))
+    assert torch.equal(one, two)
+    assert not torch.equal(one, other)
+
+
 @given(st.lists(st.lists(st.booleans(), min_size=1, max_size=12), min_size=1, max_size=4), st.floats(0, 1), st.data())
 def test_what_is_redistributed_is_as_much_and_grows_among_the_absent(rows, share, data):
     masks = {str(place): tensor([True, *row]) for place, row in enumerate(rows)}

@@ -40,6 +40,12 @@ def test_the_greedy_choice_is_that_of_one_weight_at_a_time(seed):
     assert all(torch.equal(found[name], expected[name]) for name in gains)
 
 
+def test_times_that_hardly_differ_are_told_apart():
+    gains, kept = {"a": tensor([1.0]), "b": tensor([1.0])}, {"a": tensor([False]), "b": tensor([False])}
+    found = worth_their_time(gains, {"a": 1.0 + 2**-30, "b": 1.0}, kept, start=(0.0, 1.0), most=1)
+    assert (found["a"].item(), found["b"].item()) == (False, True)
+
+
 def test_the_smallest_of_the_present_may_go():
     masks, weights = {"w": tensor([True, False, True, True])}, {"w": tensor([0.0, 0.0, -3.0, 1.0])}
     assert without_smallest(masks, weights, share=2 / 3)["w"].tolist() == [False, False, True, False]

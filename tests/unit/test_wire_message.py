@@ -111,6 +111,52 @@ def test_a_description_does_not_need_the_supports() -> None:
     assert "?/4800" in describe(encode(message, held=known))
 
 
+WHOLE_TEXT = """\
+train, round 3, client 4, weight 12, loss 0.25, note 'fine': 312 bytes
+values 149, supports 16, overhead 147 bytes
+
+group    tensor     type  shape  present  values
+weights  w       float32  10x10   34/100  planes
+weights  b       float32      3      3/3  planes
+two      flags      bool      2      2/2     raw
+
+group    stream           raw  bytes  limit       over
+weights  records                   2
+weights  support symbols   13     13      3  +331.43 %
+weights  value symbols     37     37     10  +268.66 %
+weights  value rest       111    111     16  +572.96 %
+two      records                   1
+two      value rest         1      1      0
+weights  supports                 15     11   +34.97 %
+two      supports                  1      0"""
+HELD_TEXT = """\
+values 149, supports 20, overhead 146 bytes
+
+group    tensor     type  shape  present  values
+weights  w       float32  10x10    ?/100  planes
+weights  b       float32      3      ?/3  planes
+two      flags      bool      2      ?/2     raw
+
+group    stream         raw  bytes  limit  over
+weights  records                19
+weights  value symbols          37
+weights  value rest            111
+two      records                 1
+two      value rest              1"""
+
+
+def test_a_description_word_for_word(monkeypatch) -> None:
+    for module in ("streams", "frame"):  # how short zstd makes it is up to its version
+        monkeypatch.setattr(f"fedbonsai.wire.{module}.squeeze", lambda data, _: data)
+    third = Support.masked(torch.arange(100).reshape(10, 10) % 3 == 0)
+    ramp = torch.arange(100.0).reshape(10, 10) / 64
+    weights = group({"w": ramp, "b": torch.arange(3.0)}, {"w": third})
+    two = group({"flags": torch.ones(2, dtype=torch.bool)})
+    message = Message({"weights": weights, "two": two}, {"loss": 0.25}, 12.0, 3, 4, "train", "fine")
+    assert describe(encode(message)) == WHOLE_TEXT
+    assert describe(encode(message, held={third.digest: third})).partition("\n")[2] == HELD_TEXT
+
+
 def test_a_dither_is_the_same_on_every_machine() -> None:
     ramp = (torch.arange(640.0).reshape(8, 80) - 320) / 64
     back = decode(encode(Message({"weights": group({"w": ramp})}, round=1), values="uniform"))
@@ -138,13 +184,14 @@ def test_dumps_and_loads(kind: str) -> None:
     assert np.array_equal(tensors["w"], np.where(mask, np.arange(12.0).reshape(3, 4), 0))
     assert list(back) == ["w"]
     assert np.array_equal(back["w"], mask)
-    assert tensors["w"].dtype == ARRAYS[kind]["w"].dtype
+    for name, array in ARRAYS[kind].items():
+        assert (tensors[name].dtype, tensors[name].shape) == (array.dtype, array.shape)
 
 
 def test_loads_bounds_what_it_reads() -> None:
     with pytest.raises(WireError, match="parameters too many"):
         loads(dumps({"w": np.zeros((10, 10))}), max_parameters=99)
-    with pytest.raises(WireError, match="dumps"):
+    with pytest.raises(WireError, match="table: must be what dumps wrote"):
         loads(encode(Message()))
 
 

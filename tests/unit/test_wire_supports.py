@@ -65,6 +65,7 @@ CODED = [
     (random_mask(50, 40, density=0.05), Code.GAPS),
     (random_mask(50, 40, density=0.0005, seed=1), Code.GAPS),
     (random_mask(50, 40, density=0.95), Code.ABSENT_GAPS),
+    (Support.at((5000,), torch.tensor([*range(1, 400, 2), 1800, 4999])), Code.GAPS),  # gaps too long for a byte
     (
         Support.masked(torch.tensor([True, False, False, True] * 30 + [True, True, False, False])),
         Code.BLOCKS,

@@ -253,6 +253,12 @@ def test_the_residual_is_what_the_receiver_lacks(setting: str) -> None:
     assert torch.equal(left["w"][~support.indicator()], before["w"][~support.indicator()])
 
 
+def test_a_residual_has_the_type_of_its_tensor() -> None:
+    parts = group({"w": weights(9, 9).bfloat16()})
+    for before in ({}, {"w": torch.zeros(9, 9, dtype=torch.bfloat16)}):
+        assert compensate(parts, before, "sign")[1]["w"].dtype is torch.bfloat16
+
+
 def test_feedback_makes_sign_right_on_average() -> None:
     values, rounds = torch.linspace(-1, 1, 100).reshape(10, 10), 60
     residual, total = {}, torch.zeros(10, 10)

@@ -27,9 +27,7 @@ _SAMPLE = 2048
 
 
 def _parameters(**own: int) -> zstandard.ZstdCompressionParameters:
-    return zstandard.ZstdCompressionParameters(
-        window_log=17, write_content_size=False, write_checksum=False, write_dict_id=False, **own
-    )
+    return zstandard.ZstdCompressionParameters(window_log=17, write_content_size=False, **own)
 
 
 HUFFMAN = _parameters(
