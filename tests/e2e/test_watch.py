@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from fedbonsai.experiment.events import append
-from fedbonsai.report.live import EVENTS
+from fedbonsai.report.events import EVENTS
 from tests.e2e import chromium
 from tests.e2e.command import SMALL, Machine, completed, launched, result, wait_until
 

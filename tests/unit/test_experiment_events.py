@@ -7,7 +7,7 @@ import pytest
 
 from fedbonsai.core.errors import RoundError
 from fedbonsai.experiment.events import append, observing, telling
-from fedbonsai.report.live import EVENTS
+from fedbonsai.report.events import EVENTS
 
 
 def told(path):

@@ -12,8 +12,8 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from fedbonsai.cli.logs import structured
+from fedbonsai.report.events import brief
 from fedbonsai.report.formats import size
-from fedbonsai.report.live import brief
 from fedbonsai.report.table import comparison
 
 logger = logging.getLogger(__name__)

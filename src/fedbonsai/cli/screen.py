@@ -11,8 +11,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fedbonsai.cli.progress import line
+from fedbonsai.report.events import Node, Round
 from fedbonsai.report.formats import MISSING, size
-from fedbonsai.report.live import Board, Node, Round, View
+from fedbonsai.report.live import Board, View
 
 NEWEST = 8  # rounds of the run that goes on
 MOST_NODES = 16

@@ -14,7 +14,8 @@ from urllib.parse import urlsplit
 from fedbonsai.cli.screen import Screen
 from fedbonsai.core.errors import ConfigError, DataError
 from fedbonsai.experiment.directory import EXPERIMENT, RESULT
-from fedbonsai.report.live import EVENTS, MAX_RUNS, Board, View, clean, from_json, make_board, split, watched
+from fedbonsai.report.events import EVENTS, clean, split
+from fedbonsai.report.live import MAX_RUNS, Board, View, from_json, make_board, watched
 
 POLL = 0.25  # seconds between two looks at the files
 PATIENCE = 30.0  # seconds; a page that is served says something at least every few

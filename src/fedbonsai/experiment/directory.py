@@ -8,7 +8,7 @@ from pathlib import Path
 from fedbonsai.core.errors import ConfigError
 from fedbonsai.experiment.config import Experiment
 from fedbonsai.experiment.settings import coerce, read_toml, to_toml
-from fedbonsai.report.live import EVENTS
+from fedbonsai.report.events import EVENTS
 
 EXPERIMENT, RESULT, MODEL, CHECKPOINT = "experiment.toml", "result.json", "model.safetensors", "checkpoint"
 REPORT = "report.html"

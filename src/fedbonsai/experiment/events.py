@@ -16,8 +16,8 @@ from fedbonsai.experiment.config import Experiment
 from fedbonsai.federated.checkpoint import Checkpoint
 from fedbonsai.federated.ledger import Row
 from fedbonsai.federated.run import Observer, Run
+from fedbonsai.report.events import EVENTS, MAX_TEXT, brief
 from fedbonsai.report.formats import storable
-from fedbonsai.report.live import EVENTS, MAX_TEXT, brief
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def append(path: Path, kind: str, facts: Mapping[str, Any]) -> None:
 
     Args:
         path: The file; made when it is missing.
-        kind: ``start``, ``round``, ``node``, ``end``, ``failed``: see `fedbonsai.report.live`.
+        kind: ``start``, ``round``, ``node``, ``end``, ``failed``: see `fedbonsai.report.events`.
         facts: What is told; numbers that are not finite are written as null.
 
     Raises:
