@@ -244,6 +244,12 @@ def test_the_demo_runs_the_main_job(machine: Machine) -> None:
     assert machine.calls("-m fedbonsai") == [job]
 
 
+def test_mutants_are_made_in_the_environment(machine: Machine) -> None:
+    machine.add_python("python3", "3.11.7")
+    assert machine.run("scripts/mutate", "--sample", "9").returncode == 0
+    assert machine.calls(str(machine.checkout)) == [f"{machine.checkout}/scripts/mutate.py --sample 9"]
+
+
 def test_the_check_goes_on_after_a_finding_and_names_it_last(machine: Machine) -> None:
     machine.add_python("python3", "3.11.7")
     machine.run("scripts/test", "--setup-only")

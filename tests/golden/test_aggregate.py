@@ -68,6 +68,17 @@ def test_a_denominator_that_is_made_late_counts_those_before():
     assert average(total, {"w": tensor([0.0, 0.0])})["w"].tolist() == [2.0, 2.0]
 
 
+def test_every_further_client_counts_where_it_holds():
+    total = Total()
+    for mask in ([True, True], [True, False], [True, False], [False, True]):
+        total.add(update([6.0, 3.0], mask, 1))
+    # Held by three and by two; everybody who holds a coordinate says the same of it.
+    assert total.groups["weights"]["w"].held().tolist() == [3.0, 2.0]
+    assert average(total, {"w": tensor([0.0, 0.0])})["w"].tolist() == [6.0, 3.0]
+    cohort = average(total, {"w": tensor([2.0, 1.0])}, Kernel("weights", "cohort"))
+    assert cohort["w"].tolist() == [(3 * 6 + 2) / 4, (2 * 3 + 2 * 1) / 4]
+
+
 def test_plain_averaging_replaces_the_model_bit_for_bit():
     target = {"w": tensor([0.1, 0.2])}
     moved, _ = server_step({"w": tensor([0.3, 0.7])}, target, Memory())
