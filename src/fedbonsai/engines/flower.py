@@ -165,8 +165,11 @@ class FlowerEngine:
             for reply in self.grid.pull_messages([message]):
                 self._take(sent[message], reply)
         for number, node in self._nodes.items():
-            if node.message and node.client is not None and now - node.began > self.patience.answer:
-                self._finish(number, None, late(self.patience.answer), free=False)
+            if node.message and now - node.began > self.patience.answer:
+                # A message lives as long as that; after as long again the node is believed to have let go of it.
+                free = now - node.began > 2 * self.patience.answer
+                if node.client is not None or free:
+                    self._finish(number, None, late(self.patience.answer), free=free)
 
     def _look_around(self) -> None:
         """Ask nodes that are new who they are; remember which are gone."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from fedbonsai.core.errors import ConfigError, lookup
-from fedbonsai.experiment.build import OWN
+from fedbonsai.experiment.build import OWN, resolve
 from fedbonsai.experiment.config import Experiment
 from fedbonsai.experiment.execute import Job, Result, execute
 from fedbonsai.experiment.settings import coerce
@@ -62,6 +62,5 @@ def run(  # noqa: PLR0913 - the public entry; all but two are keywords with defa
         lookup("setting", name, known)
     given = {"dataset": OWN, "method": method.name, "method_settings": own, "clients": clients}
     given |= {"rounds": rounds, "cohort": cohort} | settings
-    defaults = {"epochs": 1, "batch_size": 32, "optimizer": "sgd", "lr": 0.05}
-    experiment = Experiment(**coerce(Experiment, given, "setting")).resolved(defaults)
+    experiment = resolve(Experiment(**coerce(Experiment, given, "setting")))
     return execute(Job(experiment, task, method), None if out is None else Path(out), observer)

@@ -2,9 +2,10 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -31,12 +32,17 @@ from fedbonsai.models.build import build
 OWN = "own"
 """What stands for the data set of a task that was given in Python."""
 
+OWN_DEFAULTS: Mapping[str, Any] = {"epochs": 1, "batch_size": 32, "optimizer": "sgd", "lr": 0.05}
+"""What is taken for such a task where nothing else is said."""
+
 WORTH_A_PROCESS = 2_000_000
 """FLOPs of one training step above which a second process pays for the bytes that it is sent."""
 
 
 def resolve(experiment: Experiment) -> Experiment:
     """The experiment with everything filled in that its data set suggests; one without a name is looked at first."""
+    if experiment.dataset == OWN:
+        return experiment.resolved(OWN_DEFAULTS)
     known = DATASETS.get(experiment.dataset)
     defaults = load(experiment.dataset).defaults if known is None else known.defaults
     return experiment.resolved(dataclasses.asdict(defaults))
