@@ -221,9 +221,21 @@ def test_a_cluster_without_a_cpu_and_a_model_that_cannot_travel_are_refused(clus
         RayEngine(Client(FedAvg(), bench))
 
 
-def test_an_address_that_is_not_of_the_cluster_itself_is_refused(monkeypatch):
-    found = ModuleType("ray")
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("ray://head:10001", "RAY_ADDRESS must be HOST:PORT or auto, got 'ray://head:10001'; run this on a machine of"),
+        (
+            "127.0.0.1:1",
+            "a Ray cluster must answer at RAY_ADDRESS=127.0.0.1:1: .*refused; start it with `ray start --head",
+        ),
+        ("nowhere", "RAY_ADDRESS must be HOST:PORT or auto, got 'nowhere'"),
+        ("head:70000", "RAY_ADDRESS must be HOST:PORT or auto, got 'head:70000'"),
+    ],
+)
+def test_an_address_where_no_cluster_is_is_refused(monkeypatch, address, said):
+    found = StandIn(Fate())
     found.is_initialized = lambda: False
-    monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
-    with pytest.raises(ConfigError, match="RAY_ADDRESS must be HOST:PORT or auto, got 'ray://head:10001'; run this on"):
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    with pytest.raises(ConfigError, match=said):
         cluster.join(found, 1)

@@ -4,6 +4,7 @@ import importlib
 import logging
 import os
 import secrets
+import socket
 import sys
 import warnings
 from collections.abc import Mapping
@@ -51,15 +52,15 @@ def join(ray: ModuleType, cores: int) -> bool:
     if ray.is_initialized():
         return False
     address = os.environ.get("RAY_ADDRESS", "")
-    if "://" in address:
-        raise ConfigError(
-            f"RAY_ADDRESS must be HOST:PORT or auto, got {address!r}; run this on a machine of the cluster"
-        )
     options = {"address": address} if address else {"address": "local", "num_cpus": cores, "include_dashboard": False}
     try:
+        if address not in ("", "auto"):
+            _knock(address)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # of accelerators, which we do not use
             ray.init(log_to_driver=False, logging_level="ERROR", **options)
+    except ConfigError:
+        raise
     except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         what = f"at RAY_ADDRESS={address}" if address else "on this machine"
         raise ConfigError(
@@ -67,6 +68,16 @@ def join(ray: ModuleType, cores: int) -> bool:
             "its machines the same version of Ray"
         ) from error
     return True
+
+
+def _knock(address: str) -> None:
+    """See whether anybody is there at all; Ray alone would wait for a quarter of an hour."""
+    host, _, port = address.rpartition(":")
+    if "/" in host or not (host and port.isdecimal() and int(port) < 1 << 16):
+        raise ConfigError(
+            f"RAY_ADDRESS must be HOST:PORT or auto, got {address!r}; run this on a machine of the cluster"
+        )
+    socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
 
 
 def room(ray: ModuleType, workers: int | None) -> int:
