@@ -29,7 +29,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 MUTATED = ("src/fedbonsai/sparsity/*", "src/fedbonsai/federated/aggregate.py", "src/fedbonsai/wire/*")
-TESTS = ("tests/unit/test_sparsity_*.py", "tests/unit/test_wire_*.py", "tests/golden/test_*.py", "tests/wire/test_*.py")
+TESTS = (
+    "tests/unit/test_sparsity_*.py",
+    "tests/unit/test_wire_*.py",
+    "tests/wire/test_*.py",
+    "tests/golden/test_aggregate.py",
+    "tests/golden/test_worked_example.py",
+)
 KILLED = ("killed", "timeout", "segfault")
 EXAMPLES = """
 from hypothesis import Phase

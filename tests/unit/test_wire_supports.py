@@ -62,6 +62,7 @@ CODED = [
     (Support.at((100,), torch.arange(20, 60)), Code.RUN),
     (random_mask(1000, density=0.49), Code.BITMAP),
     (random_mask(1000, density=0.3), Code.PACKED_BITMAP),
+    (Support.at((900,), torch.arange(0, 900, 9).repeat_interleave(2) + torch.tensor([0, 4] * 100)), Code.PACKED_BITMAP),
     (random_mask(50, 40, density=0.05), Code.GAPS),
     (random_mask(50, 40, density=0.0005, seed=1), Code.GAPS),
     (random_mask(50, 40, density=0.95), Code.ABSENT_GAPS),
@@ -179,6 +180,14 @@ def test_a_changed_support_travels_as_the_difference() -> None:
     assert write_support(after, Shelf(held), Sink()).code is Code.CHANGED
     assert cost(after, held) <= 0.06 * cost(after)
     assert roundtrip(after, held=held) == [after]
+
+
+def test_of_bases_that_are_as_near_the_lower_digest_is_taken() -> None:
+    wanted = random_mask(1000, 500)
+    bases = [Support.at(wanted.shape, wanted.positions[kept]) for kept in (slice(100, None), slice(None, -100))]
+    held, shelf = held_by(*bases), Shelf(held_by(*bases))
+    assert write_support(wanted, shelf, Sink()).code is Code.CHANGED
+    assert [one.digest for one in shelf.used] == [min(held)]
 
 
 def test_top_k_inside_a_held_support_costs_less_than_on_its_own() -> None:
