@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor, nn
@@ -76,20 +76,40 @@ class Bench:
         if odd or not parameters:
             raise ConfigError(f"a model needs parameters, all of them float32, got {odd or 'none'}")
         self.flat = torch.cat([one.detach().reshape(-1) for one in parameters.values()])
-        self.flat_gradient = torch.zeros_like(self.flat)
-        self.flat_anchor = torch.zeros_like(self.flat)
         self._views = self.views(self.flat)
         for name, one in parameters.items():
             one.data = self._views[name]
-        gradients, anchor = self.views(self.flat_gradient), self.views(self.flat_anchor)
-        self.live = Live(parameters, gradients, anchor, self.flat, self.flat_gradient, self.flat_anchor)
+        self._parameters = parameters
         self._trained = [one for one in parameters.values() if one.requires_grad]
-        self._gradients = [gradients[name] for name, one in parameters.items() if one.requires_grad]
         self._frozen = [name for name, one in parameters.items() if not one.requires_grad]
-        self.optimizer: Optimizer = make_optimizer(self.work, self.flat.numel())
         self.has_batch_norm = any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in self.module.modules())
         self._initial = self.weights()
         self.cost = self._count_flops()
+
+    @cached_property
+    def live(self) -> Live:
+        """The model as objectives see it. Its two vectors are made for the first training: a server never trains."""
+        gradient, anchor = torch.zeros_like(self.flat), torch.zeros_like(self.flat)
+        return Live(self._parameters, self.views(gradient), self.views(anchor), self.flat, gradient, anchor)
+
+    @cached_property
+    def optimizer(self) -> Optimizer:
+        """Of the local training; what it remembers is as large as the model, or twice that."""
+        return make_optimizer(self.work, self.flat.numel())
+
+    @property
+    def flat_gradient(self) -> Tensor:
+        """All gradients, end to end."""
+        return self.live.flat_gradient
+
+    @property
+    def flat_anchor(self) -> Tensor:
+        """All parameters that training began with, end to end."""
+        return self.live.flat_anchor
+
+    @cached_property
+    def _gradients(self) -> list[Tensor]:
+        return [self.live.gradients[name] for name, one in self._parameters.items() if one.requires_grad]
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """The parameters in ``flat``, each a view of its shape."""
