@@ -191,7 +191,7 @@ def test_datasets_lists_them_all_and_the_defaults_of_one(command):
 
 
 @pytest.mark.parametrize(
-    "arguments", [(), ("--help",), ("run", "--help"), ("compare", "--help"), ("methods", "--help")]
+    "arguments", [(), ("--help",), ("run", "--help"), ("compare", "--help"), ("methods", "--help"), ("watch", "--help")]
 )
 def test_help_is_shown_without_importing_torch(arguments):
     done = subprocess.run(
