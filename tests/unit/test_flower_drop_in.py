@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -12,7 +13,14 @@ import torch
 from flower_grid import Fault
 from flower_project import client_app, fed_avg, grid_of, make_model, run
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
-from flwr.serverapp.strategy import FedAdam, FedAvg, FedMedian
+from flwr.clientapp.mod import fixedclipping_mod
+from flwr.serverapp.strategy import (
+    DifferentialPrivacyClientSideFixedClipping,
+    DifferentialPrivacyServerSideFixedClipping,
+    FedAdam,
+    FedAvg,
+    FedMedian,
+)
 from torch import nn
 
 import fedbonsai.flower
@@ -23,6 +31,7 @@ from fedbonsai.core.message import group
 from fedbonsai.core.support import Support
 from fedbonsai.flower import Pruned, hold, pruning_mod
 from fedbonsai.flower.arrays import STYPE, blob_of
+from fedbonsai.flower.rounds import Round
 
 PRUNABLE = ("0.weight", "3.weight")
 TOTAL = 16 * 256 + 256 * 4
@@ -146,25 +155,39 @@ def test_hold_ends_when_it_is_closed_and_needs_the_model_that_came():
     assert [one.counted for one in strategy.rounds] == [1, 1, 0]
 
 
-def test_lossy_codings_take_fewer_bytes_both_ways():
-    costs = {}
-    for values in ("fp32", "bf16", "int8", "int4"):
-        strategy = Pruned(fed_avg(), density=0.5, reach=0.4, downlink=values, uplink=values)
-        run(strategy, grid_of(client_app(MODS)), rounds=3)
-        assert strategy.rounds[-1].counted == 2
-        costs[values] = strategy.rounds[-1]
-    for one in ("down", "up"):
-        bytes_ = [getattr(costs[values], one) for values in ("fp32", "bf16", "int8", "int4")]
-        assert bytes_ == sorted(bytes_, reverse=True)
-        assert bytes_[2] < 0.6 * bytes_[0]
+def last_round(downlink: str, uplink: str) -> Round:
+    strategy = Pruned(fed_avg(), density=0.5, reach=0.4, downlink=downlink, uplink=uplink)
+    run(strategy, grid_of(client_app(MODS)), rounds=3)
+    assert strategy.rounds[-1].counted == 2
+    return strategy.rounds[-1]
 
 
-@pytest.mark.parametrize("inner", [FedAdam, FedMedian], ids=["FedAdam", "FedMedian"])
-def test_other_strategies_of_flower_can_be_wrapped(inner):
-    strategy = Pruned(inner(fraction_evaluate=0.0), density=0.1)
-    result = run(strategy, grid_of(client_app(MODS)), rounds=4)
+def test_lossy_codings_take_fewer_bytes_in_their_own_direction():
+    exact, both, down = last_round("fp32", "fp32"), last_round("int4", "int4"), last_round("int8", "bf16")
+    assert both.down < down.down < 0.6 * exact.down
+    assert 1.2 * both.up < down.up < 0.8 * exact.up
+
+
+@pytest.mark.parametrize(
+    ("make", "mods"),
+    [
+        (lambda: FedAdam(fraction_evaluate=0.0), []),
+        (lambda: FedMedian(fraction_evaluate=0.0), []),
+        (lambda: DifferentialPrivacyServerSideFixedClipping(fed_avg(), 0.1, 10.0, 2), []),
+        (lambda: DifferentialPrivacyClientSideFixedClipping(fed_avg(), 0.1, 10.0, 2), [fixedclipping_mod]),
+    ],
+    ids=["FedAdam", "FedMedian", "DP on the server", "DP on the clients"],
+)
+def test_other_strategies_of_flower_can_be_wrapped(make, mods):
+    """Momentum of the server and noise move all weights; those that were pruned stay pruned."""
+    seen = []
+    strategy = Pruned(make(), density=0.1)
+    result = run(strategy, grid_of(client_app([*MODS, *mods], seen=seen), nodes=2), rounds=4)
     assert TOTAL - zeros_in(state_of(result)) == round(0.1 * TOTAL)
     assert [one.counted for one in strategy.rounds] == [2] * 4
+    models = [received for received, _ in seen[::2]] + [state_of(result)]
+    for before, after in pairwise(models):
+        assert all((after[name][before[name] == 0] == 0).all() for name in PRUNABLE)
 
 
 def test_a_client_without_the_strategy_is_not_changed_by_the_mod():
@@ -298,19 +321,19 @@ def test_a_hostile_evaluation_is_dropped():
     assert result.evaluate_metrics_clientapp[1]["zeros"] == 0
 
 
-def test_an_aggregate_that_is_not_finite_is_not_applied(lines):
+@pytest.mark.parametrize(("name", "place"), [("0.weight", "0.weight"), ("1.num_batches_tracked", "integers")])
+def test_an_aggregate_that_is_not_finite_is_not_applied(name, place, lines):
     class Broken(FedAvg):
         def aggregate_train(self, server_round, replies):
             arrays, metrics = super().aggregate_train(server_round, replies)
-            return ArrayRecord(
-                {name: Array(np.full_like(one.numpy(), np.nan)) for name, one in arrays.items()}
-            ), metrics
+            arrays[name] = Array(np.full_like(arrays[name].numpy(), np.nan))
+            return arrays, metrics
 
     strategy = Pruned(Broken(fraction_evaluate=0.0), density=0.5)
     result = run(strategy, grid_of(client_app(MODS)))
     assert not result.arrays
     assert strategy.rounds[-1].density == 1
-    assert "Round 2 is not applied: integers: values must be finite" in lines.text
+    assert f"Round 2 is not applied: {place}: values must be finite" in lines.text
 
 
 def test_a_buffer_may_be_infinite_from_the_start():
