@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from fedbonsai.cli.flower import app as flower
 from fedbonsai.cli.logs import ENVIRONMENT, LogFormat, begin, complain, use
 from fedbonsai.core.errors import FedbonsaiError
 
@@ -22,6 +23,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
+app.add_typer(flower)
 
 # Arguments are told by the usage line: typer 0.20 beside click 8.5 loses their help texts, and stray backslashes come.
 What = Annotated[str, typer.Argument(metavar="DATASET|FILE.toml", hidden=True)]
@@ -121,6 +123,25 @@ def watch(
     from fedbonsai.cli.watch import watch as follow
 
     raise typer.Exit(follow(source, web=web, port=port))
+
+
+@app.command()
+def worker(
+    directory: Directory,
+    experiment: Annotated[Path, typer.Option(metavar="FILE.toml", help="The experiment, the same as the server's.")],
+    clients: Annotated[str, typer.Option(help="Whose data are on this device: numbers, separated by commas.")],
+    app_file: Annotated[
+        Path | None, typer.Option("--app", metavar="FILE.py", help="Has task() and data(client), for data of your own.")
+    ] = None,
+    data_dir: DataDir = None,
+    supervised: Annotated[  # noqa: FBT002 - a flag
+        bool, typer.Option("--supervised", help="Somebody starts it again when it ends, so that the relay need not.")
+    ] = False,
+) -> None:
+    """Be the worker of a device: hold model, data and memory, and do what Flower's relay brings."""
+    from fedbonsai.cli.commands import work
+
+    work(directory, experiment, clients, app_file, data_dir, supervised=supervised)
 
 
 @app.command()

@@ -54,7 +54,9 @@ def resume_directory(directory: Path, data_dir: Path | None) -> None:
     _compare([Entry(one.name, make_experiment(read_toml(one / EXPERIMENT), {})) for one in runs], data_dir, directory)
 
 
-def work(directory: Path, experiment: Path, clients: str, app: Path | None, data_dir: Path | None) -> None:
+def work(
+    directory: Path, experiment: Path, clients: str, app: Path | None, data_dir: Path | None, *, supervised: bool
+) -> None:
     """``fedbonsai worker``."""
     from fedbonsai.flower.worker import Duty, serve
 
@@ -67,7 +69,7 @@ def work(directory: Path, experiment: Path, clients: str, app: Path | None, data
     arguments += ["--clients", clients]
     arguments += [] if app is None else ["--app", str(app.resolve())]
     arguments += [] if data_dir is None else ["--data-dir", str(data_dir.resolve())]
-    serve(directory, Duty(experiment, numbers, app, data_dir), arguments)
+    serve(directory, Duty(experiment, numbers, app, data_dir), None if supervised else arguments)
 
 
 def _run(experiment: Experiment, data_dir: Path | None, out: Path) -> None:

@@ -23,13 +23,17 @@ from fedbonsai.experiment.directory import RESULT, claimed
 from fedbonsai.experiment.settings import to_toml
 from fedbonsai.federated.ledger import Row
 from fedbonsai.federated.run import Observer
-from fedbonsai.flower.pipe import Home, is_up
+from fedbonsai.flower.pipe import Home, end, is_up
+from fedbonsai.flower.project import files
 from fedbonsai.learning.machine import available_cores
-from fedbonsai.report.live import EVENTS
+from fedbonsai.report.events import EVENTS
 
 logger = logging.getLogger(__name__)
 
 HOST = "127.0.0.1"
+DEVICES = "devices"
+"""Where a run that is not over keeps what its devices remember."""
+
 START_UP = 120.0
 """Seconds that all processes together have to come up."""
 
@@ -42,38 +46,6 @@ QUIET = {
     "OMP_NUM_THREADS": "1",
 }
 """Nothing is told to anybody, nothing is installed, and threads that wait do not spin."""
-
-PROJECT = """\
-[project]
-name = "fedbonsai-loopback"
-version = "0.1.0"
-
-[tool.flwr.app]
-publisher = "fedbonsai"
-
-[tool.flwr.app.components]
-serverapp = "app:server"
-clientapp = "relay:client"
-
-[tool.flwr.app.config]
-out = ""
-data-dir = ""
-min-nodes = 1
-"""
-
-APP = """\
-from pathlib import Path
-
-from fedbonsai.flower.server import server_app
-
-server = server_app(Path(__file__).parent / "experiment.toml")
-"""
-
-RELAY = """\
-from fedbonsai.flower.relay import client_app
-
-client = client_app()
-"""
 
 
 @dataclass
@@ -111,14 +83,14 @@ class Processes:
                 raise RoundError(f"a federation must be up within {START_UP:g} s, it is not; is the machine busy?")
             time.sleep(0.1)
 
-    def check(self, but: str = "") -> None:
-        """Make sure that all of them but one still run.
+    def check(self, but: tuple[str, ...] = ()) -> None:
+        """Make sure that all of them run, but those whose names begin so.
 
         Raises:
             RoundError: One has ended.
         """
         for name, process in self.running.items():
-            if name != but and process.poll() is not None:
+            if not name.startswith(but) and process.poll() is not None:
                 raise RoundError(f"{name} must be running, it ended with code {process.returncode}: {self.said(name)}")
 
     def said(self, name: str) -> str:
@@ -146,31 +118,24 @@ def run(experiment: Experiment, out: Path, data_dir: Path | None, observer: Obse
         RoundError: The run failed; started again with the same ``out`` it goes on from its last finished round.
     """
     experiment = resolve(experiment)
-    with claimed(out, experiment), tempfile.TemporaryDirectory(prefix="fedbonsai-") as scratch:
-        events = Events(out / EVENTS)
-        nodes = _share(experiment)
-        settings: dict[str, str | int] = {
-            "out": str(out.resolve()),
-            "data-dir": str((data_dir or Path()).resolve()),
-            "min-nodes": len(nodes),
-        }
-        with federation(Path(scratch), experiment, nodes, data_dir) as processes:
-            command: list[str | Path] = [
-                "run",
-                Path(scratch) / "app",
-                "loopback",
-                "--stream",
-                "--run-config",
-                _pairs(settings),
-            ]
-            flwr = processes.start("flwr-run", [_program("flwr"), *command])
+    nodes = _share(experiment)
+    settings: dict[str, str | int] = {"out": str(out.resolve()), "min-nodes": len(nodes)}
+    if data_dir is not None:
+        settings["data-dir"] = str(data_dir.resolve())
+    with claimed(out, experiment), tempfile.TemporaryDirectory(prefix="fedbonsai-") as name:
+        scratch, events = Path(name), Events(out / EVENTS)
+        _remember(scratch, out / DEVICES, len(nodes))
+        with federation(scratch, experiment, nodes, data_dir) as processes:
+            command = ["run", scratch / "app", "loopback", "--stream", "--run-config", pairs(settings)]
+            flwr = processes.start("flwr-run", [program("flwr"), *command])
             while flwr.poll() is None:
                 time.sleep(0.2)
-                processes.check(but="flwr-run")
+                processes.check(but=("flwr-run",))
                 events.tell(observer)
             events.tell(observer)
             if not (out / RESULT).exists():
                 raise RoundError(f"the run in {out} failed: {events.error or processes.said('flwr-run')}")
+    shutil.rmtree(out / DEVICES, ignore_errors=True)
     record: dict[str, Any] = json.loads((out / RESULT).read_text("utf-8"))
     return record
 
@@ -179,7 +144,7 @@ def run(experiment: Experiment, out: Path, data_dir: Path | None, observer: Obse
 def federation(
     scratch: Path, experiment: Experiment, nodes: Sequence[Sequence[int]], data_dir: Path | None = None
 ) -> Iterator[Processes]:
-    """A SuperLink, and for every node a worker with some of the clients and a SuperNode; all end with the block.
+    """A federation for one experiment: for every node a worker with some of the clients, and a SuperNode.
 
     Args:
         scratch: Where their files go; its ``app`` is what ``flwr run app loopback`` starts.
@@ -191,30 +156,52 @@ def federation(
         ConfigError: Flower is not installed.
         RoundError: They do not come up.
     """
-    link, *ports = free_ports(1 + len(nodes))
     write_app(scratch / "app", experiment)
+    homes = [scratch / f"worker-{number}" for number in range(len(nodes))]
+    workers = Processes(scratch, {**os.environ, **QUIET})
+    try:
+        for home, clients in zip(homes, nodes, strict=True):
+            workers.start(home.name, _worker(home, scratch, clients, data_dir))
+        with flower(scratch, [{"worker": str(home)} for home in homes]) as processes:
+            workers.wait(lambda: all(is_up(Home(home)) for home in homes))
+            yield processes
+    finally:
+        workers.stop()
+        for home in homes:  # one that its relay has started again is nobody's child
+            end(Home(home))
+
+
+@contextmanager
+def flower(scratch: Path, nodes: Sequence[Mapping[str, str | int]]) -> Iterator[Processes]:
+    """A SuperLink, known to ``flwr`` as ``loopback``, and SuperNodes; all end with the block.
+
+    They speak without TLS: nothing leaves this machine, and against its other users a certificate would not help,
+    because Flower's control interface asks nobody who he is.
+
+    Args:
+        scratch: Where their files go.
+        nodes: The node config of each SuperNode.
+
+    Raises:
+        ConfigError: Flower is not installed.
+        RoundError: They do not come up.
+    """
+    link, *ports = free_ports(1 + len(nodes))
     (scratch / "flwr").mkdir()
     (scratch / "flwr" / "config.toml").write_text(
         f'[superlink]\ndefault = "loopback"\n\n[superlink.loopback]\naddress = "{HOST}:{link}"\ninsecure = true\n'
     )
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     environment = {**os.environ, **QUIET, "FLWR_HOME": str(scratch / "flwr"), "PATH": programs}
-    processes = Processes(scratch, environment)
+    processes, insecure = Processes(scratch, environment), ["--insecure", "--host", HOST]
     try:
-        for number, clients in enumerate(nodes):
-            processes.start(f"worker-{number}", _worker(scratch, number, clients, data_dir))
-        insecure = ["--insecure", "--host", HOST]
-        processes.start(
-            "superlink",
-            [_program("flower-superlink"), *insecure, "--port", str(link), "--disable-runtime-dependency-installation"],
-        )
+        server = [*insecure, "--port", str(link), "--disable-runtime-dependency-installation"]
+        processes.start("superlink", [program("flower-superlink"), *server])
         processes.wait(lambda: _listens(link))
-        for number, port in enumerate(ports):
-            home = scratch / f"node-{number}"
-            config = _pairs({"worker": str(scratch / f"worker-{number}")})
-            where = ["--superlink", f"{HOST}:{link}", *insecure, "--port", str(port), "--node-config", config]
-            processes.start(f"supernode-{number}", [_program("flower-supernode"), *where], FLWR_HOME=str(home))
-        processes.wait(lambda: all(is_up(Home(scratch / f"worker-{number}")) for number in range(len(nodes))))
+        for number, (port, config) in enumerate(zip(ports, nodes, strict=True)):
+            where = ["--superlink", f"{HOST}:{link}", *insecure, "--port", str(port), "--node-config", pairs(config)]
+            home = str(scratch / f"node-{number}")
+            processes.start(f"supernode-{number}", [program("flower-supernode"), *where], FLWR_HOME=home)
         yield processes
     finally:
         processes.stop()
@@ -223,8 +210,7 @@ def federation(
 def write_app(path: Path, experiment: Experiment) -> None:
     """The Flower app of an experiment on one of our data sets."""
     path.mkdir(parents=True)
-    (path / "experiment.toml").write_text(to_toml(experiment), "utf-8")
-    for name, text in {"pyproject.toml": PROJECT, "app.py": APP, "relay.py": RELAY}.items():
+    for name, text in {"experiment.toml": to_toml(experiment), **files("loopback", 1, own=False)}.items():
         (path / name).write_text(text, "utf-8")
 
 
@@ -279,23 +265,23 @@ def _share(experiment: Experiment) -> list[list[int]]:
     return [list(range(node, clients, nodes)) for node in range(nodes)]
 
 
-def _worker(scratch: Path, number: int, clients: Sequence[int], data_dir: Path | None) -> list[str | Path]:
-    experiment = scratch / "app" / "experiment.toml"
-    names = ",".join(map(str, clients))
-    given: list[str | Path] = [] if data_dir is None else ["--data-dir", data_dir.resolve()]
-    arguments: list[str | Path] = [
-        "worker",
-        scratch / f"worker-{number}",
-        "--experiment",
-        experiment,
-        "--clients",
-        names,
-        *given,
-    ]
+def _worker(home: Path, scratch: Path, clients: Sequence[int], data_dir: Path | None) -> list[str | Path]:
+    arguments: list[str | Path] = ["worker", home, "--experiment", scratch / "app" / "experiment.toml"]
+    arguments += ["--clients", ",".join(map(str, clients))]
+    arguments += [] if data_dir is None else ["--data-dir", data_dir.resolve()]
     return [sys.executable, "-m", "fedbonsai", *arguments]
 
 
-def _program(name: str) -> Path:
+def _remember(scratch: Path, memories: Path, nodes: int) -> None:
+    """Let the workers keep what they remember beside the run, which may be stopped and gone on with."""
+    memories.mkdir(mode=0o700, exist_ok=True)
+    for number in range(nodes):
+        home = scratch / f"worker-{number}"
+        home.mkdir(mode=0o700)
+        (home / "memories").symlink_to(memories.resolve(), target_is_directory=True)
+
+
+def program(name: str) -> Path:
     """A program of Flower's, from the environment that this Python is in."""
     beside = Path(sys.executable).parent / name
     found = beside if beside.exists() else shutil.which(name)
@@ -304,7 +290,7 @@ def _program(name: str) -> Path:
     return Path(found)
 
 
-def _pairs(settings: Mapping[str, str | int]) -> str:
+def pairs(settings: Mapping[str, str | int]) -> str:
     """Settings as Flower's command line takes them."""
     return " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
 

@@ -7,15 +7,17 @@ import fcntl
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 from pathlib import Path
+from typing import Any
 
 from fedbonsai.core.errors import ClientError, ConfigError
 
@@ -23,6 +25,9 @@ HELLO, TASK = b"H", b"T"
 """First byte of a request: who are you, or a task for one of your clients."""
 
 MAX_HELLO = 1 << 20
+SUPERVISED = 60.0
+"""Seconds that a supervisor has to start a worker again."""
+
 LONGEST_PATH = 100
 """The system allows a few bytes more for the path of a socket."""
 
@@ -51,6 +56,11 @@ class Home:
     def command(self) -> Path:
         """How the worker was started, so that the relay can start it again."""
         return self.path / "command.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the worker for as long as it lives; its process number is in it."""
+        return self.path / "lock"
 
     @property
     def log(self) -> Path:
@@ -93,11 +103,14 @@ def listening(home: Home) -> Iterator[Listener]:
         ConfigError: Another worker listens there.
     """
     secret = home.make()
-    with (home.path / "lock").open("wb") as lock:
+    with home.lock.open("a+b") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it, however the worker ends
         except OSError as error:
             raise ConfigError(f"one worker a directory: another one is at work in {home.path}") from error
+        lock.truncate(0)
+        lock.write(str(os.getpid()).encode())
+        lock.flush()
         home.socket.unlink(missing_ok=True)
         before = os.umask(0o177)
         try:
@@ -115,6 +128,15 @@ def is_up(home: Home) -> bool:
     except (OSError, EOFError, AuthenticationError):
         return False
     return True
+
+
+def end(home: Home) -> None:
+    """End the worker of a directory, whoever started it; nothing where there is none."""
+    with suppress(OSError, ValueError), home.lock.open("rb") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # held, so the number in it is that of a worker
+            os.kill(int(lock.read()), signal.SIGKILL)
 
 
 def ask(home: Home, request: bytes, *, most: int, patience: float, restart: bool = True) -> bytes:
@@ -148,6 +170,8 @@ def ask(home: Home, request: bytes, *, most: int, patience: float, restart: bool
 def start_again(home: Home, until: float) -> None:
     """Start the worker with the command that it was started with, and wait until it listens.
 
+    One that has a supervisor is left to it.
+
     Raises:
         ClientError: It was never started here, ends at once, or does not come up in time.
     """
@@ -155,8 +179,20 @@ def start_again(home: Home, until: float) -> None:
         command = json.loads(home.command.read_text("utf-8"))
     except (OSError, ValueError) as error:
         raise ClientError(f"no worker is running in {home.path}; start `fedbonsai worker {home.path} ...`") from error
+    worker = None if command["arguments"] is None else _start(home, command)
+    until = until if worker is not None else min(until, time.monotonic() + SUPERVISED)
+    while time.monotonic() < until:
+        if is_up(home):
+            return
+        if worker is not None and worker.poll() is not None and not is_up(home):
+            raise ClientError(f"the worker in {home.path} ended at once with code {worker.returncode}; see {home.log}")
+        time.sleep(0.1)
+    raise ClientError(f"the worker in {home.path} did not come up in time; see {home.log}")
+
+
+def _start(home: Home, command: dict[str, Any]) -> subprocess.Popen[bytes]:
     with home.log.open("ab") as log:
-        worker = subprocess.Popen(  # noqa: S603 - the worker's own command, from a file that only its owner may write
+        return subprocess.Popen(  # noqa: S603 - the worker's own command, from a file that only its owner may write
             [sys.executable, *command["arguments"]],
             cwd=command["directory"],
             stdin=subprocess.DEVNULL,
@@ -164,13 +200,6 @@ def start_again(home: Home, until: float) -> None:
             stderr=log,
             start_new_session=True,
         )
-    while time.monotonic() < until:
-        if is_up(home):
-            return
-        if worker.poll() is not None and not is_up(home):
-            raise ClientError(f"the worker in {home.path} ended at once with code {worker.returncode}; see {home.log}")
-        time.sleep(0.1)
-    raise ClientError(f"the worker in {home.path} did not come up in time; see {home.log}")
 
 
 def _connect(home: Home) -> Connection:

@@ -1,10 +1,13 @@
 """Flower's side of a device: hands each message to the worker and its answer back. It loads no torch.
 
-Flower starts a fresh process for every message, so whatever takes time to load belongs into the worker.
+Flower starts a fresh process for every message, so whatever takes time to load belongs into the worker. In Flower's
+simulation it does not, and there the process does the work itself.
 """
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Overdue
+from functools import partial
 from pathlib import Path
 
 from flwr.app import Context, Error, Message, RecordDict
@@ -17,6 +20,9 @@ from fedbonsai.flower.pipe import HELLO, MAX_HELLO, TASK, Home, ask
 WORKER = "worker"
 """Key of a SuperNode's node config: the directory of the worker."""
 
+PARTITION = "partition-id"
+"""Key by which a virtual SuperNode of a simulation is known."""
+
 FAILED = 2
 """Flower's code of an app that could not do its work."""
 
@@ -24,30 +30,54 @@ MOST = (1 << 31) - 1
 """Bytes of an answer; the socket's frames hold no more, and the server has its own, closer limit."""
 
 
-def client_app() -> ClientApp:
-    """A ClientApp for any experiment; all that it does is in the worker."""
-    app = ClientApp()
+Ask = Callable[[bytes, int, float], bytes]
+"""Takes a request, the longest answer that is taken, and the seconds until it must be there."""
 
-    @app.query("fedbonsai")
+
+def client_app(experiment: Path | None = None, app: Path | None = None) -> ClientApp:
+    """A ClientApp for any experiment; all that it does is in the worker.
+
+    Args:
+        experiment: File of the experiment; only a simulation needs it, where nobody has started workers.
+        app: Python file with ``task()`` and ``data(client)``, the same.
+    """
+    client = ClientApp()
+
+    def relayed(message: Message, context: Context, request: bytes, most: int) -> Message:
+        return _relayed(message, lambda: _worker(context, experiment, app), request, most)
+
+    @client.query("fedbonsai")
     def hello(message: Message, context: Context) -> Message:
-        return _relayed(message, context, HELLO, MAX_HELLO)
+        return relayed(message, context, HELLO, MAX_HELLO)
 
-    @app.train("fedbonsai")
+    @client.train("fedbonsai")
     def work(message: Message, context: Context) -> Message:
-        return _relayed(message, context, TASK + from_content(message.content, MOST), MOST)
+        return relayed(message, context, TASK + from_content(message.content, MOST), MOST)
 
-    return app
+    return client
 
 
-def _relayed(message: Message, context: Context, request: bytes, most: int) -> Message:
+def _worker(context: Context, experiment: Path | None, app: Path | None) -> Ask:
+    home = context.node_config.get(WORKER)
+    if isinstance(home, str):
+        return partial(_ask, Home(Path(home)))
+    if experiment is None or PARTITION not in context.node_config:
+        raise ClientError(f"the SuperNode must be started with --node-config '{WORKER}=\"DIRECTORY\"', it was not")
+    from fedbonsai.flower import simulation  # it loads torch
+
+    return partial(simulation.ask, simulation.virtual(experiment, app, context.node_config, context.run_config))
+
+
+def _ask(home: Home, request: bytes, most: int, patience: float) -> bytes:
+    return ask(home, request, most=most, patience=patience)
+
+
+def _relayed(message: Message, worker: Callable[[], Ask], request: bytes, most: int) -> Message:
     patience = message.metadata.ttl
     try:
-        home = context.node_config.get(WORKER)
-        if not isinstance(home, str):
-            raise ClientError(f"the SuperNode must be started with --node-config '{WORKER}=\"DIRECTORY\"', it was not")
         pool = ThreadPoolExecutor(1)  # a worker that hangs must not hang the node: this process ends, thread and all
         try:
-            answer = pool.submit(ask, Home(Path(home)), request, most=most, patience=patience).result(patience)
+            answer = pool.submit(worker(), request, most, patience).result(patience)
         finally:
             pool.shutdown(wait=False)
         if request[:1] == TASK and answer[:1] != TASK:

@@ -30,8 +30,8 @@ Settings = Mapping[str, Any]
 def server_app(experiment: str | Path, task: MakeTask | None = None) -> ServerApp:
     """A ServerApp that trains across devices and writes the same directory as a simulated run.
 
-    Settings of the run (``[tool.flwr.app.config]``, or ``flwr run --run-config``): ``out``, directory of the run, in
-    which a stopped one is found and gone on with; ``min-nodes``, devices without which no round is begun;
+    Settings of the run (``[tool.flwr.app.config]``, or ``flwr run --run-config``): ``out``, absolute directory of the
+    run, in which a stopped one is found and gone on with; ``min-nodes``, devices without which no round is begun;
     ``wait-seconds``, how long to wait for them; ``answer-seconds``, what one client may take; ``data-dir``.
 
     Args:
@@ -57,10 +57,17 @@ def run(grid: Grid, experiment: Path, settings: Settings, task: MakeTask | None 
     """
     chosen = resolve(make_experiment(read_toml(experiment), {}))
     out = settings.get("out")
-    if not isinstance(out, str) or not out:
-        raise ConfigError(f"the run config must have the directory of the run as out, got {out!r}")
+    if not isinstance(out, str) or not Path(out).is_absolute():
+        raise ConfigError(
+            "the run config must have the directory of the run as out, from the root on, got "
+            f"{out!r}; start it with --run-config \"out='/...'\""
+        )
     data_dir = settings.get("data-dir") or None
     own = task() if task is not None else make_task(chosen, Path(str(data_dir)) if data_dir else None)
+    if task is not None and chosen.clients not in (None, own.clients):
+        raise ConfigError(
+            f"clients of {experiment.name} and of task() must be equal, got {chosen.clients}, {own.clients}"
+        )
     patience = Patience(
         float(settings.get("answer-seconds") or chosen.client_timeout or Patience.answer),
         float(settings.get("wait-seconds", Patience.nodes)),

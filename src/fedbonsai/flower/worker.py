@@ -190,13 +190,13 @@ def function(module: ModuleType, name: str) -> Callable[..., Any]:
     return own
 
 
-def serve(home: Path, duty: Duty, arguments: list[str]) -> None:
+def serve(home: Path, duty: Duty, arguments: list[str] | None) -> None:
     """Be the worker of a device until it is ended (SIGTERM, or Ctrl-C).
 
     Args:
         home: Its directory, closed to others: socket, secret, memories.
         duty: What it is to do.
-        arguments: With which Python can start the same worker again.
+        arguments: With which the relay can have Python start the same worker again; None when a supervisor does that.
 
     Raises:
         ConfigError: Another worker is at work there, or the duty cannot be done.
@@ -239,12 +239,17 @@ def _accept(listener: Listener, worker: Worker, requests: "queue.Queue[tuple[byt
             logger.debug("a connection failed: %r", error)
 
 
-def _reply(pipe: Connection, worker: Worker, task: bytes) -> None:
+def respond(worker: Worker, task: bytes) -> bytes:
+    """The answer to a task as it goes to the relay: `TASK` and its bytes, or ``E`` and what is wrong."""
     try:
-        data = TASK + worker.answer(task)
+        return TASK + worker.answer(task)
     except FedbonsaiError as error:
         logger.warning("a task was refused: %s", error)
-        data = f"E{type(error).__name__}: {error}".encode()[:2000]
+        return f"E{type(error).__name__}: {error}".encode()[:2000]
+
+
+def _reply(pipe: Connection, worker: Worker, task: bytes) -> None:
+    data = respond(worker, task)
     try:
         pipe.send_bytes(data)
     except OSError:
