@@ -85,7 +85,7 @@ def _record(experiment: Experiment, data_dir: Path | None, out: Path, observer: 
     if experiment.engine == "flower":
         from fedbonsai.flower import loopback
 
-        return loopback.run(experiment, out, data_dir, observer)
+        return loopback.run(experiment, out, loopback.Source(data_dir), observer)
     return execute(Job(experiment, make_task(experiment, data_dir), make_method(experiment)), out, observer).record
 
 

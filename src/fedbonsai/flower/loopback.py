@@ -110,8 +110,27 @@ class Processes:
         self.running.clear()
 
 
-def run(experiment: Experiment, out: Path, data_dir: Path | None, observer: Observer | None = None) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Source:
+    """Where model and data come from.
+
+    Attributes:
+        data_dir: Where data sets are.
+        app: Python file with ``task()`` and ``data(client)``, for an experiment with a task of its own.
+    """
+
+    data_dir: Path | None = None
+    app: Path | None = None
+
+
+def run(experiment: Experiment, out: Path, source: Source, observer: Observer | None = None) -> dict[str, Any]:
     """Run an experiment on a federation that lives as long as the run; return what is in ``result.json``.
+
+    Args:
+        experiment: The experiment; its ``workers`` is the number of devices.
+        out: Directory of the run.
+        source: Where model and data come from.
+        observer: Is told the row of every finished round.
 
     Raises:
         ConfigError: Settings do not fit, or Flower is not installed.
@@ -120,13 +139,20 @@ def run(experiment: Experiment, out: Path, data_dir: Path | None, observer: Obse
     experiment = resolve(experiment)
     nodes = _share(experiment)
     settings: dict[str, str | int] = {"out": str(out.resolve()), "min-nodes": len(nodes)}
-    if data_dir is not None:
-        settings["data-dir"] = str(data_dir.resolve())
+    if source.data_dir is not None:
+        settings["data-dir"] = str(source.data_dir.resolve())
     with claimed(out, experiment), tempfile.TemporaryDirectory(prefix="fedbonsai-") as name:
         scratch, events = Path(name), Events(out / EVENTS)
         _remember(scratch, out / DEVICES, len(nodes))
-        with federation(scratch, experiment, nodes, data_dir) as processes:
-            command = ["run", scratch / "app", "loopback", "--stream", "--run-config", pairs(settings)]
+        with federation(scratch, experiment, nodes, source) as processes:
+            command: list[str | Path] = [
+                "run",
+                scratch / "app",
+                "loopback",
+                "--stream",
+                "--run-config",
+                pairs(settings),
+            ]
             flwr = processes.start("flwr-run", [program("flwr"), *command])
             while flwr.poll() is None:
                 time.sleep(0.2)
@@ -142,7 +168,7 @@ def run(experiment: Experiment, out: Path, data_dir: Path | None, observer: Obse
 
 @contextmanager
 def federation(
-    scratch: Path, experiment: Experiment, nodes: Sequence[Sequence[int]], data_dir: Path | None = None
+    scratch: Path, experiment: Experiment, nodes: Sequence[Sequence[int]], source: Source
 ) -> Iterator[Processes]:
     """A federation for one experiment: for every node a worker with some of the clients, and a SuperNode.
 
@@ -150,18 +176,18 @@ def federation(
         scratch: Where their files go; its ``app`` is what ``flwr run app loopback`` starts.
         experiment: What they are to do.
         nodes: Which clients each node has.
-        data_dir: Where data sets are.
+        source: Where model and data come from.
 
     Raises:
         ConfigError: Flower is not installed.
         RoundError: They do not come up.
     """
-    write_app(scratch / "app", experiment)
+    write_app(scratch / "app", experiment, source.app)
     homes = [scratch / f"worker-{number}" for number in range(len(nodes))]
     workers = Processes(scratch, {**os.environ, **QUIET})
     try:
         for home, clients in zip(homes, nodes, strict=True):
-            workers.start(home.name, _worker(home, scratch, clients, data_dir))
+            workers.start(home.name, _worker(home, scratch / "app", clients, source))
         with flower(scratch, [{"worker": str(home)} for home in homes]) as processes:
             workers.wait(lambda: all(is_up(Home(home)) for home in homes))
             yield processes
@@ -207,10 +233,13 @@ def flower(scratch: Path, nodes: Sequence[Mapping[str, str | int]]) -> Iterator[
         processes.stop()
 
 
-def write_app(path: Path, experiment: Experiment) -> None:
-    """The Flower app of an experiment on one of our data sets."""
+def write_app(path: Path, experiment: Experiment, app: Path | None) -> None:
+    """The Flower app of an experiment, on one of our data sets or with a task of its own."""
     path.mkdir(parents=True)
-    for name, text in {"experiment.toml": to_toml(experiment), **files("loopback", 1, own=False)}.items():
+    texts = {"experiment.toml": to_toml(experiment), **files("loopback", 1, own=app is not None)}
+    if app is not None:
+        texts["task.py"] = app.read_text("utf-8")
+    for name, text in texts.items():
         (path / name).write_text(text, "utf-8")
 
 
@@ -265,10 +294,11 @@ def _share(experiment: Experiment) -> list[list[int]]:
     return [list(range(node, clients, nodes)) for node in range(nodes)]
 
 
-def _worker(home: Path, scratch: Path, clients: Sequence[int], data_dir: Path | None) -> list[str | Path]:
-    arguments: list[str | Path] = ["worker", home, "--experiment", scratch / "app" / "experiment.toml"]
+def _worker(home: Path, app: Path, clients: Sequence[int], source: Source) -> list[str | Path]:
+    arguments: list[str | Path] = ["worker", home, "--experiment", app / "experiment.toml"]
+    arguments += [] if source.app is None else ["--app", app / "task.py"]
     arguments += ["--clients", ",".join(map(str, clients))]
-    arguments += [] if data_dir is None else ["--data-dir", data_dir.resolve()]
+    arguments += [] if source.data_dir is None else ["--data-dir", source.data_dir.resolve()]
     return [sys.executable, "-m", "fedbonsai", *arguments]
 
 
