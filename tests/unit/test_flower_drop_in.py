@@ -136,6 +136,9 @@ def test_hold_keeps_pruned_weights_at_zero_while_the_loop_trains():
             assert (trained[name][received[name] == 0] == 0).all()
             assert (trained[name] != received[name]).any()
     assert zeros_in(state_of(result)) == TOTAL - round(0.2 * TOTAL)
+    other = make_model()
+    hold(other)
+    assert zeros_in(other.state_dict()) == 0, "what came is forgotten with its message"
 
 
 def test_hold_ends_when_it_is_closed_and_needs_the_model_that_came():
