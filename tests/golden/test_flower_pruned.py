@@ -1,12 +1,14 @@
 """Two rounds of the drop-in around FedAvg, worked by hand: two clients with 1 and 3 examples, six weights, one bias."""
 
 import numpy as np
+import pytest
 from flower_grid import Fault, InProcessGrid
 from flwr.app import Array, ArrayRecord, Context, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp.strategy import FedAvg
 
 from fedbonsai import wire
+from fedbonsai.core.errors import UnknownSupport
 from fedbonsai.flower import Pruned, pruning_mod
 from fedbonsai.flower.arrays import blob_of
 
@@ -39,11 +41,11 @@ def values(arrays: ArrayRecord) -> dict[str, list]:
 
 def test_two_rounds(monkeypatch):
     monkeypatch.setattr("random.sample", lambda nodes, count: sorted(nodes)[:count])
-    sent = []
+    sent, came = [], []
 
     def look(message: Message) -> Fault:
         sent.append(wire.decode(blob_of(message.content["arrays"])).groups["weights"])
-        return Fault()
+        return Fault(tamper=lambda reply: came.append(blob_of(reply.content["arrays"])) or reply)
 
     # Round 1. Means with weights 1/4 and 3/4, of examples 1 and 3:
     # w [[8, 4], [-4, 0]] and [[0, -4], [4, 4]] -> [[2, -2], [2, 3]]; b [1, 1] and [1, 5] -> [1, 4];
@@ -73,3 +75,10 @@ def test_two_rounds(monkeypatch):
     assert [part.values.tolist() for part in sent[2].values()] == [[2.0, -2.0, 3.0], [1.0, 4.0], [8.0], [5]]
     assert sent[2]["w"].support.indicator().tolist() == [[True, True], [False, True]]
     assert sent[2]["v"].support.indicator().tolist() == [[False, True]]
+    # What came back refers to these masks instead of sending them.
+    with pytest.raises(UnknownSupport):
+        wire.decode(came[2])
+    parts = wire.decode(came[2], held={part.support.digest: part.support for part in sent[2].values()}).groups[
+        "weights"
+    ]
+    assert [part.values.tolist() for part in parts.values()] == [[1.0, 4.0, 5.0], [0.0, 0.0], [-2.0], [6]]
