@@ -141,6 +141,11 @@ def test_a_held_support_costs_a_few_bits() -> None:
     assert roundtrip(*supports, held=held) == supports
 
 
+def test_many_held_supports_need_no_bits_but_their_check() -> None:
+    supports = [random_mask(size, density=0.5, seed=size) for size in range(40, 110)]
+    assert roundtrip(*supports, held=held_by(*supports)) == supports
+
+
 def test_a_receiver_that_holds_more_still_finds_the_right_support() -> None:
     wanted = random_mask(32, 32)
     data = encode(message_of(wanted), held=held_by(wanted))

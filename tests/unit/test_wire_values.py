@@ -1,5 +1,7 @@
 """Values on the wire: exact ones bit by bit, the others within their bounds."""
 
+import random
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from fedbonsai.core.message import Message, Part, group
 from fedbonsai.core.support import Support
 from fedbonsai.wire import SETTINGS, decode, encode
 from fedbonsai.wire.feedback import Origin, compensate
+from fedbonsai.wire.streams import write_rest
 from fedbonsai.wire.values import TYPES, Coding, choose
 
 LOSSY = ("bf16", "fp16", "int8", "int4", "uniform", "sign", "ternary", "bits")
@@ -76,6 +79,14 @@ def test_few_different_values_cost_an_index_each(different: int, bits: float, dt
 @pytest.mark.parametrize("values", [torch.ones(4000), weights(4000), torch.arange(7.0), weights(4000).repeat(2)])
 def test_one_value_and_many_are_left_to_their_planes(values: Tensor) -> None:
     assert choose(Part(values, Support.dense(values.shape)), Coding.PLANES) is Coding.PLANES
+
+
+def test_a_long_piece_is_stored_when_its_samples_do_not_compress() -> None:
+    piece = np.zeros(2**15, np.uint8)
+    for start in (0, 2**14, 2**15 - 2048):
+        piece[start : start + 2048] = np.frombuffer(random.Random(start).randbytes(2048), np.uint8)
+    assert write_rest([piece]).directory.large == (2**15,)
+    assert write_rest([piece[:-1]]).directory.large[0] < 2**13  # not long: all of it is looked at
 
 
 def test_a_difference_costs_less_than_the_values() -> None:

@@ -61,7 +61,7 @@ def read_references(cursor: Cursor, shapes: Sequence[tuple[int, ...]], held: Hel
         f"a reference has at most {_BITS} bits, got {width}",
     )
     data = cursor.take(-(-width * total // 8))
-    digits = f"{int.from_bytes(data):0{8 * len(data)}b}" if data else ""
+    digits = f"{int.from_bytes(data):0{8 * len(data)}b}"
     require(
         "1" not in digits[width * total :],
         FieldError,

@@ -168,7 +168,7 @@ def read_values(number: int, dtype: torch.dtype, count: int, key: int, source: S
     if number in _PLAIN:
         return tensor_of(_PLAIN[Coding(number)](count, dtype.itemsize, source), dtype)
     values = _LOSSY[Coding(number)].read(count, key, source)
-    return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(dtype)
+    return torch.from_numpy(values).to(dtype)
 
 
 def base_values(base: Part | None, support: Support, dtype: torch.dtype) -> Tensor | None:
