@@ -5,6 +5,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 import fedbonsai
 from fedbonsai.engines.kit import Server
 from fedbonsai.experiment.execute import Result
-from tests.e2e.command import PATIENCE, SMALL, Machine, bits, launched, timeless
+from tests.e2e.command import PATIENCE, SMALL, Machine, bits, launched, runs, timeless, wait_until
 from tests.e2e.machines import Machines, machines
 from tests.e2e.tasks import examples, make_task
 
@@ -108,16 +109,26 @@ def test_a_client_that_fails_for_good_is_dropped_and_named(joined, act, settings
     assert outcome(result)[0] == outcome(run(make_task(clients), engine="local", rounds=1))[0]
 
 
+def members(group: int) -> list[int]:
+    """The processes of a process group."""
+    found = []
+    for one in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(FileNotFoundError, ProcessLookupError):
+            if int(one.read_text().rpartition(")")[2].split()[2]) == group:
+                found.append(int(one.parent.name))
+    return found
+
+
 @needs_ray
 @pytest.mark.slow
 def test_without_a_cluster_one_is_started_on_this_machine_and_shut_down(command, tmp_path):
     words = ("run", *SMALL, "--method", "stc", "--out")
     with launched(tmp_path / "log", *words, str(tmp_path / "ray"), "--engine", "ray", "--set", "workers=2") as process:
-        process.join(3 * PATIENCE)  # Ray starts ten processes
         group = process.pid
+        wait_until(lambda: len(members(group)) > 5 or not process.is_alive())  # Ray's are in it
+        process.join(3 * PATIENCE)
     assert (process.exitcode, (tmp_path / "log").read_text().count("\n")) == (0, 2)
-    with pytest.raises(ProcessLookupError):
-        os.killpg(group, signal.SIGKILL)
+    wait_until(lambda: not any(map(runs, members(group))))
     assert command(*words, str(tmp_path / "local"), "--engine", "local").code == 0
     assert bits(tmp_path / "ray") == bits(tmp_path / "local")
 
