@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,10 @@ DAYS = 90
 """How long a certificate is good for; afterwards a new directory is made."""
 
 MOST_NODES = 10_000
+
+LABEL = re.compile(r"[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?")
+LONGEST_NAME = 253
+"""A name on the network is made of labels with dots between them."""
 
 ALWAYS = ("localhost", "127.0.0.1")
 """Names of every server, for what runs beside it."""
@@ -149,8 +154,7 @@ def _alternative(host: str) -> x509.GeneralName:
     except ValueError:
         pass
     labels = host.split(".")
-    fits = all(label and len(label) <= 63 and label.replace("-", "a").isalnum() for label in labels)
-    if not (fits and host.isascii() and len(host) <= 253):
+    if len(host) > LONGEST_NAME or not all(LABEL.fullmatch(label) for label in labels):
         raise ConfigError(f"a host must be a name or an address, without port, got {host!r}")
     return x509.DNSName(host)
 
