@@ -43,6 +43,7 @@ def server_app(experiment: str | Path, task: MakeTask | None = None) -> ServerAp
 
     @app.main()
     def main(grid: Grid, context: Context) -> None:
+        _speak()
         run(grid, Path(experiment), dict(context.run_config), task)
 
     return app
@@ -82,6 +83,14 @@ def _engine(grid: Grid, digest: str, patience: Patience, bench: Bench, tell: Tel
     most = message_limits(sum(slot.numel for slot in bench.layout.slots)).max_bytes
     ours, population = Greeting.of(digest, bench.layout, ()), len(bench.task.splits)
     return FlowerEngine(grid, ours, population, patience, partial(tell, "node"), most)
+
+
+def _speak() -> None:
+    """Let rounds be seen where nobody has said what is logged: Flower shows what a server writes."""
+    ours = logging.getLogger("fedbonsai")
+    if not ours.hasHandlers():
+        ours.addHandler(logging.StreamHandler())
+        ours.setLevel(logging.INFO)
 
 
 def _log(row: Row) -> None:
