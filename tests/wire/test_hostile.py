@@ -5,6 +5,7 @@ import json
 import random
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from fedbonsai.core.errors import UnknownSupport, WireError
 from fedbonsai.core.message import Message, group
 from fedbonsai.core.support import Support
 from fedbonsai.wire import Limits, account, decode, describe, encode, loads
+from fedbonsai.wire.fields import Cursor, varint
+from fedbonsai.wire.frame import HEADER, HEADER_LENGTH
 
 FILES = Path(__file__).parent / "hostile"
 INDEX: dict[str, list[str]] = json.loads((FILES / "index.json").read_text())
@@ -64,6 +67,25 @@ def test_every_single_flipped_bit_is_noticed() -> None:
         changed[at // 8] ^= 1 << at % 8
         with pytest.raises(WireError):
             decode(bytes(changed))
+
+
+@pytest.mark.parametrize("at", [6, 7])
+def test_bytes_that_are_kept_free_must_be_zero(at: int) -> None:
+    data = bytearray(small())
+    data[at] = 1
+    data[HEADER.size : HEADER_LENGTH] = zlib.crc32(data[: HEADER.size]).to_bytes(4, "little")
+    with pytest.raises(WireError, match="header: bytes 6 and 7 must be zero") as caught:
+        decode(bytes(data))
+    assert type(caught.value).__name__ == "FieldError"
+
+
+@pytest.mark.parametrize("value", [0, 1, 127, 128, 2**63 - 1, 2**63, 2**64 - 1])
+def test_integers_have_64_bits_and_one_form(value: int) -> None:
+    assert Cursor(varint(value), "field").varint() == value
+    padded = varint(value)[:-1] + bytes([varint(value)[-1] | 0x80, 0])
+    for wrong in (padded, b"\xff" * 9 + b"\x02", b"\x80" * 10 + b"\x01"):
+        with pytest.raises(WireError, match="field: the varint"):
+            Cursor(wrong, "field").varint()
 
 
 def test_a_message_for_another_model_is_refused() -> None:

@@ -96,7 +96,7 @@ class Cursor:
             shift += 7
             byte = self.u8()
             value += (byte - 1) << shift
-            if shift > 63 or byte == 0 or value >= 2**64:
+            if byte == 0 or value >= 2**64:
                 raise FieldError(
                     self.place,
                     f"the varint before {self.at} must be below 2^64 and its shortest form",
