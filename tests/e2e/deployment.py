@@ -73,7 +73,7 @@ class Block:
 
     Attributes:
         section: The heading that they stand under.
-        where: A machine, or ``everywhere``, ``devices`` or ``terminal``.
+        where: A machine, or ``everywhere``, ``devices`` or ``terminal``; the server where nothing is said.
         running: Whether they go on until they are ended.
         text: The commands.
     """
@@ -90,8 +90,8 @@ def blocks(page: str) -> list[Block]:
     for part in re.split(r"^## ", page, flags=re.MULTILINE)[1:]:
         section = part.partition("\n")[0]
         for info, text in re.findall(r"^```bash *(.*?)\n(.*?)^```", part, re.MULTILINE | re.DOTALL):
-            where, _, running = info.partition(" ")
-            found.append(Block(section, where, running == "running", text))
+            where = [word for word in info.split() if word != "running"]
+            found.append(Block(section, where[0] if where else "server", "running" in info.split(), text))
     return found
 
 
@@ -124,9 +124,9 @@ class Site:
         if not self.separate:
             text = text.replace("192.0.2.10:8443", "192.0.2.10:8000")  # there is no door either
             text = re.sub(r"192\.0\.2\.10(?=:| --port)", "127.0.0.1", text)
-            for port in ("8000", "9094"):
-                owner = "server" if port == "8000" else machine
-                text = re.sub(rf"(?<=:|\s){port}\b", str(self.ports.get((owner, port), port)), text)
+            for (owner, port), free in self.ports.items():
+                if owner == machine or port == "8000":
+                    text = re.sub(rf"(?<=:|\s){port}\b", str(free), text)
         return text
 
     def start(self, machine: str, text: str, log: Path) -> subprocess.Popen[bytes]:
@@ -134,6 +134,7 @@ class Site:
         own = self.path / machine
         environment = {
             "HOME": str(own / "home"), "SITE": str(self.path), "ROLE": machine, "N": machine[-1], MARK: str(self.path),
+            "FLWR_LOCAL_SUPERLINK_HTTP_API_PORT": str(self.ports["server", "local"]),
             "PATH": f"{own / 'stand-ins'}:{os.environ['PATH']}", "SEPARATE": "1" if self.separate else "",
             "PORTS": " ".join(f"{who}={port}={here}" for (who, port), here in self.ports.items()),
         }  # fmt: skip
@@ -158,7 +159,9 @@ class Site:
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
             raise AssertionError(f"{text}\ntook more than {patience:g} s:\n{log.read_text()}") from None
-        return code, log.read_text(errors="replace")
+        said = log.read_text(errors="replace")
+        log.unlink()
+        return code, said
 
     def follow(self, block: Block) -> None:
         """Do what a block says, where it says so."""
@@ -167,7 +170,9 @@ class Site:
             return
         for machine in ROLES.get(block.where, [block.where]):
             if block.running:
-                self.begun.append(self.start(machine, block.text, self.path / machine / f"log-running-{len(self.begun)}"))
+                self.begun.append(
+                    self.start(machine, block.text, self.path / machine / f"log-running-{len(self.begun)}")
+                )
             else:
                 code, said = self.run(machine, block.text)
                 assert code == 0, f"on {machine}:\n{block.text}\n{said}\n{self.logs()}"
@@ -223,9 +228,11 @@ def site(name: str) -> Iterator[Site]:
                 _write_program(path / machine / "stand-ins" / program, text)
         if made.separate:
             stack.enter_context(network(path.name))
-        else:
-            owners = [("server", "8000"), ("device-0", "9094"), ("device-1", "9094")]
-            made.ports |= dict(zip(owners, free_ports(len(owners)), strict=True))
+        owners = [("server", "local")]
+        if not made.separate:
+            owners += [("server", port) for port in ("8000", "9094", "9095")]
+            owners += [("device-0", "9094"), ("device-1", "9094")]
+        made.ports |= dict(zip(owners, free_ports(len(owners)), strict=True))
         stack.callback(made.end)
         yield made
 
