@@ -126,7 +126,7 @@ def test_n_of_m_runs_over_all_input_dimensions_of_a_row():
 
 
 def test_n_of_m_takes_a_vector_as_one_row():
-    assert n_of_m(tensor([1.0, 2.0, 4.0, 3.0]), 1, 2).tolist() == [False, True, True, False]
+    assert n_of_m(tensor([1.0, 2.0, 4.0, 3.0, 6.0, 5.0]), 1, 4).tolist() == [False, False, True, False, True, False]
 
 
 @pytest.mark.parametrize(("n", "m"), [(0, 4), (5, 4)])

@@ -20,6 +20,7 @@ from fedbonsai.core.support import Support
 from fedbonsai.wire import Limits, account, decode, describe, encode, loads
 from fedbonsai.wire.fields import Cursor, varint
 from fedbonsai.wire.frame import HEADER, HEADER_LENGTH
+from fedbonsai.wire.table import Entry
 
 FILES = Path(__file__).parent / "hostile"
 INDEX: dict[str, list[str]] = json.loads((FILES / "index.json").read_text())
@@ -67,6 +68,12 @@ def test_every_single_flipped_bit_is_noticed() -> None:
         changed[at // 8] ^= 1 << at % 8
         with pytest.raises(WireError):
             decode(bytes(changed))
+
+
+def test_a_mask_has_fewer_than_2_to_the_32_values_whatever_the_limits() -> None:
+    data = craft.Forgery((Entry("w", 0, (2**32,), 0),), b"\0\1", values=((), ())).write()
+    with pytest.raises(WireError, match="a mask needs fewer than"):
+        decode(data, limits=Limits(max_bytes=2**31, max_parameters=2**33))
 
 
 @pytest.mark.parametrize("at", [6, 7])

@@ -10,7 +10,7 @@ import torch
 
 from fedbonsai.core.support import Support
 from fedbonsai.wire.errors import FieldError, SupportCodingError, require
-from fedbonsai.wire.records import DERIVED, FLAT, LISTS, Code, Record
+from fedbonsai.wire.records import DERIVED, LISTS, Code, Record
 from fedbonsai.wire.sets import read_set
 from fedbonsai.wire.shelf import seeded_support
 from fedbonsai.wire.streams import Source
@@ -79,7 +79,7 @@ def _read_mask(record: Record, shape: tuple[int, ...], reading: Reading, source:
         return _read_changed(record, reading.bases.popleft(), source)
     if record.code is Code.PRODUCT:
         return _read_product(record, shape, reading, source)
-    return read_set(record, size, source) if record.code in FLAT else _again(record, shape, reading.lists, source)
+    return read_set(record, size, source)
 
 
 def _read_product(record: Record, shape: tuple[int, ...], reading: Reading, source: Source) -> Support:
