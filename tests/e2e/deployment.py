@@ -213,11 +213,11 @@ def marked(mark: str) -> list[int]:
 
 
 @contextmanager
-def site(name: str) -> Iterator[Site]:
-    """Machines that are gone after the block, and all that ran on them."""
+def site(name: str, *, door: bool = False) -> Iterator[Site]:
+    """Machines that are gone after the block, and all that ran on them; with a door they need nginx to be apart."""
     with ExitStack() as stack:
         path = Path(stack.enter_context(TemporaryDirectory(prefix=f"fb{name}", ignore_cleanup_errors=True)))
-        made = Site(path, has_namespaces() and shutil.which("nginx") is not None)
+        made = Site(path, has_namespaces() and not (door and shutil.which("nginx") is None))
         for machine in ADDRESSES:
             for part in ("home", "etc/systemd/system", "etc/nginx/conf.d", "var", "stand-ins"):
                 (path / machine / part).mkdir(parents=True)
@@ -231,7 +231,7 @@ def site(name: str) -> Iterator[Site]:
         owners = [("server", "local")]
         if not made.separate:
             owners += [("server", port) for port in ("8000", "9094", "9095")]
-            owners += [("device-0", "9094"), ("device-1", "9094")]
+            owners += [("device-0", "9094"), ("device-1", "9094"), ("device-0", "9099")]
         made.ports |= dict(zip(owners, free_ports(len(owners)), strict=True))
         stack.callback(made.end)
         yield made

@@ -93,7 +93,7 @@ def main(words: list[str]) -> None:
         case ["enable", "--now", *units]:
             for unit in units:
                 start(unit)
-        case ["kill", "--signal=KILL", unit]:
+        case ["kill", "--signal=KILL", unit] | ["restart", unit]:
             kill(unit)
         case ["reload", "nginx"]:
             reload_nginx()

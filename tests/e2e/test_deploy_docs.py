@@ -3,6 +3,8 @@
 import dataclasses
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -17,7 +19,11 @@ from fedbonsai.flower.worker import function, load_app
 from fedbonsai.report.events import EVENTS
 from tests.e2e.deployment import ROOT, Block, Site, blocks, site, wait_for
 
-PAGE = blocks((ROOT / "docs/deploy.md").read_text())
+TEXT = (ROOT / "docs/deploy.md").read_text()
+PAGE = blocks(TEXT)
+PROGRAMS = "sudo|flwr|fedbonsai|systemctl|journalctl|ssh-keygen"
+WITHIN = set(re.findall(rf"`((?:{PROGRAMS}) [^`]+)`", re.sub(r"^```.*?^```", "", TEXT, flags=re.MULTILINE | re.DOTALL)))
+"""Commands within the text."""
 EXAMPLES = ROOT / "examples/deploy"
 
 
@@ -67,6 +73,20 @@ def test_every_command_of_the_page_stands_in_a_part_that_is_followed() -> None:
     followed = {"Install", "The app", "In a lab, without TLS", *REAL, "Train", "When something dies"}
     assert {block.section for block in PAGE} == followed
     assert len(PAGE) == 15
+    assert {*LATER, LAB, *OF_SYSTEMD, *NAMES} == {" ".join(one.split()) for one in WITHIN}
+
+
+@pytest.mark.parametrize("unit", sorted(EXAMPLES.glob("*.service")), ids=lambda path: path.stem)
+def test_systemd_knows_all_that_services_say(unit: Path, tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("needs systemd-analyze")
+    copy = tmp_path / unit.name
+    copy.write_text(re.sub(r"/opt/fedbonsai/bin/[\w-]+", "/bin/true", unit.read_text()))
+    done = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(copy)], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "/fedbonsai-" not in done.stderr
 
 
 def test_flower_is_kept_quiet_by_all_services() -> None:
@@ -96,8 +116,24 @@ def test_in_a_lab_the_result_is_that_of_the_simulation(tmp_path: Path) -> None:
             follow(lab, block)
         assert_equal_to_simulation(lab.home("server") / "app", lab.home("server") / "runs/lab", tmp_path)
         assert "TLS disabled" in lab.logs()
+        code, said = lab.run("server", LAB)
+        assert code == 0, said
 
 
+LAB = "fedbonsai watch ~/runs/lab"
+LATER = (
+    "sudo /opt/fedbonsai/bin/fedbonsai watch /var/lib/fedbonsai-server/runs/first",
+    "flwr list fed",
+    "flwr log RUN-ID fed --show",
+    "flwr supernode list fed",
+    "flwr supernode unregister NODE-ID fed",
+    "ssh-keygen -t ecdsa -b 384",
+    "sudo systemctl restart fedbonsai-worker",
+)
+NAMES = ("fedbonsai worker", "fedbonsai flower certs", "flwr run --stream")
+"""Said of commands that are followed elsewhere on the page."""
+
+OF_SYSTEMD = ("systemctl status fedbonsai-worker", "journalctl -u UNIT")
 REAL = ("For real: the server", "For real: the devices")
 RUN = "var/fedbonsai-server/runs/first"
 
@@ -105,7 +141,7 @@ RUN = "var/fedbonsai-server/runs/first"
 @pytest.fixture(scope="module")
 def fed():
     """The deployment of the page, after a run in which a device was killed."""
-    with site("fed") as made:
+    with site("fed", door=True) as made:
         for block in part("Install", "The app", *REAL, "Train", "When something dies"):
             if "nginx" in block.text and not made.separate:
                 continue
@@ -147,7 +183,7 @@ flower-supernode --superlink 192.0.2.10:8443 --root-certificates ~/ca.crt --port
 def test_strangers_are_refused(fed: Site) -> None:
     code, said = fed.run("device-0", STRANGER)
     assert code != 0
-    assert "Failed to activate SuperNode" in said
+    assert "SuperNode authentication is enabled" in said
     code, said = fed.run(
         "device-0", "fedbonsai flower certs ~/other; " + STRANGER + "--auth-supernode-private-key ~/other/node-0"
     )
@@ -216,3 +252,25 @@ def test_keys_and_sockets_are_closed_to_others(fed: Site) -> None:
         "server/var/fedbonsai-superlink": 0o700,
     }.items():
         assert (fed.path / path).stat().st_mode & 0o777 == mode, path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", LATER)
+def test_commands_within_the_text_work(fed: Site, command: str) -> None:
+    if command.startswith("ssh-keygen") and shutil.which("ssh-keygen") is None:
+        pytest.skip("needs ssh-keygen")
+    machine = "device-0" if "systemctl" in command else "server"
+    listed = json.loads(fed.run("server", "flwr list fed --format json | sed -n '/^{/,$p'")[1])
+    nodes = json.loads(fed.run("server", "flwr supernode list fed --format json | sed -n '/^{/,$p'")[1])
+    ids = {"RUN-ID": str(listed["runs"][0]["run-id"]), "NODE-ID": str(nodes["nodes"][0]["node-id"])}
+    for word, number in ids.items():
+        command = command.replace(word, number)
+    if command.startswith("ssh-keygen"):
+        command += " -q -N '' -f ~/made && flwr supernode register ~/made.pub fed"
+    code, said = fed.run(machine, command)
+    assert code == 0, said
+    if "--show" in command:
+        assert "round 4 (train)" in said or "round 2: client 1 dropped" in said
+    if "unregister" in command:
+        _, left = fed.run("server", "flwr supernode list fed")
+        assert ids["NODE-ID"][:8] not in left
