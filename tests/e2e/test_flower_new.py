@@ -50,7 +50,7 @@ def test_a_new_app_and_its_keys_are_told_of(command: Callable[..., Done], tmp_pa
     assert "task.py" in made.out
     keys = command("flower", "certs", str(tmp_path / "keys"), "--host", "192.0.2.10", "--nodes", "3")
     assert (keys.code, keys.err) == (0, "")
-    assert 'address = "192.0.2.10:8000"' in keys.out
+    assert "--superlink 192.0.2.10:PORT" in keys.out
     assert "--insecure" not in keys.out
     for path in re.findall(rf"{tmp_path}/keys/[\w.-]+", keys.out):
         assert Path(path).exists()

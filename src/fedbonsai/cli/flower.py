@@ -15,19 +15,23 @@ CERTIFICATES = """\
 {directory}/server.key   for the server alone
 {directory}/node-0       for the first device alone; node-0.pub for the server ({nodes} in all)
 
-For tests: good until {until}, and nobody can sign another. They are used so:
+For tests: good until {until}, and nobody can sign another. They are used so, on the server:
 
-flower-superlink --enable-supernode-auth --ssl-ca-certfile {directory}/ca.crt --ssl-certfile {directory}/server.crt \
---ssl-keyfile {directory}/server.key --disable-runtime-dependency-installation
-flower-supernode --superlink {host}:8000 --root-certificates {directory}/ca.crt \
---auth-supernode-private-key {directory}/node-0 --node-config "worker='DIRECTORY'"
+flower-superlink --host 127.0.0.1 --port 8000 --enable-supernode-auth --ssl-ca-certfile {directory}/ca.crt \
+--ssl-certfile {directory}/server.crt --ssl-keyfile {directory}/server.key --disable-runtime-dependency-installation
 flwr supernode register {directory}/node-0.pub NAME
 
-where {home}/config.toml has
+where ~/.flwr/config.toml has
 
 [superlink.NAME]
-address = "{host}:8000"
+address = "127.0.0.1:8000"
 root-certificates = "{directory}/ca.crt"
+
+and on the first device, which has ca.crt and node-0, where PORT is that of a proxy, because devices must reach no more
+of a SuperLink than /v1/fleet/ (docs/deploy.md):
+
+flower-supernode --superlink {host}:PORT --root-certificates ca.crt --auth-supernode-private-key node-0 \
+--node-config "worker='DIRECTORY'"
 """
 
 
@@ -76,7 +80,6 @@ def certs(
             host=made.hosts[0],
             nodes=made.nodes,
             until=f"{made.until:%Y-%m-%d}",
-            home="~/.flwr",
         ),
         end="",
     )
