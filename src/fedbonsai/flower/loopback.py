@@ -98,15 +98,22 @@ class Processes:
         return " | ".join((self.log / f"{name}.log").read_text("utf-8", "replace").strip().splitlines()[-5:])
 
     def stop(self, patience: float = 5.0) -> None:
-        """End all of them, those first that were started last; who does not listen is killed."""
+        """End all of them, those first that were started last; who does not listen is killed.
+
+        Flower starts processes in sessions of their own, so what descends from ours is looked up before they go.
+        """
+        family = _descendants({process.pid for process in self.running.values()})
         for process in reversed(self.running.values()):
             _signal(process, signal.SIGTERM)
         until = time.monotonic() + patience
         for process in reversed(self.running.values()):
             with suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.1, until - time.monotonic()))
-            _signal(process, signal.SIGKILL)  # and whatever children are left of its session
+            _signal(process, signal.SIGKILL)
             process.wait()
+        for number, began in family.items():
+            if _began(number) == began:  # it is still the same process
+                os.kill(number, signal.SIGKILL)
         self.running.clear()
 
 
@@ -328,6 +335,32 @@ def pairs(settings: Mapping[str, str | int]) -> str:
 def _listens(port: int) -> bool:
     with socket.socket() as one:
         return one.connect_ex((HOST, port)) == 0
+
+
+def _descendants(ancestors: set[int]) -> dict[int, str]:
+    """All processes that descend from some, with when they began; nothing where the system has no ``/proc``."""
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(entry.name)] = int(_status(int(entry.name))[1])
+    found, fresh = set[int](), ancestors
+    while fresh:
+        fresh = {number for number, parent in parents.items() if parent in fresh} - found
+        found |= fresh
+    return {number: began for number in found if (began := _began(number)) is not None}
+
+
+def _began(number: int) -> str | None:
+    """When a process began, in the system's ticks; None when there is none of this number."""
+    try:
+        return _status(number)[19]
+    except OSError:
+        return None
+
+
+def _status(number: int) -> list[str]:
+    """The fields of ``/proc/NUMBER/stat`` after the name: state, parent, ..."""
+    return Path(f"/proc/{number}/stat").read_text("utf-8", "replace").rpartition(")")[2].split()
 
 
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
