@@ -78,7 +78,7 @@ def test_in_a_simulation_of_flowers_it_equals_the_engine_local(app, tmp_path, no
 def test_settings_that_a_run_needs_can_be_given(app, tmp_path):
     assert set(settings(app)) == {"out", "min-nodes", "wait-seconds", "answer-seconds", "data-dir"}
     for out in ("", "runs/here"):
-        config = settings(app) | {"out": out}
+        config = settings(app) | {"out": out, "wait-seconds": 0.0}
         with pytest.raises(ConfigError, match="directory of the run as out"):
             loaded(app, "serverapp")(InProcessGrid({}), server_context(**config))
 
@@ -86,7 +86,7 @@ def test_settings_that_a_run_needs_can_be_given(app, tmp_path):
 def test_a_task_has_the_clients_of_its_experiment(app, tmp_path):
     file = app / "experiment.toml"
     file.write_text(file.read_text().replace("clients = 2\n", "clients = 3\n", 1))
-    config = settings(app) | {"out": str(tmp_path / "out")}
+    config = settings(app) | {"out": str(tmp_path / "out"), "wait-seconds": 0.0}
     with pytest.raises(ConfigError, match="got 3, 2"):
         loaded(app, "serverapp")(InProcessGrid({}), server_context(**config))
 
