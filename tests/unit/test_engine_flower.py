@@ -240,12 +240,12 @@ def test_what_one_device_does_wrong_costs_the_others_nothing(federation, tmp_pat
 
 
 def test_a_device_that_is_late_is_dropped_and_takes_part_again(federation, tmp_path, caplog):
-    grid, file = federation(cohort=4, rounds=4)
+    grid, file = federation(cohort=4, rounds=8)
     late = iter([True])
 
     def fault(message):
         first = message.metadata.message_type == WORK and message.metadata.dst_node_id == 11 and next(late, False)
-        return Fault(pulls=400 if first else 0)
+        return Fault(silent=first)
 
     grid.fault = fault
     with caplog.at_level(logging.WARNING):
@@ -253,6 +253,7 @@ def test_a_device_that_is_late_is_dropped_and_takes_part_again(federation, tmp_p
     first, *others = record["rounds"]
     assert first["dropped"] >= 1
     assert any("no answer within 0.3 s" in line for line in caplog.messages)
+    assert any("still at work on an earlier task" in line for line in caplog.messages)
     assert others[-1]["dropped"] == 0
 
 

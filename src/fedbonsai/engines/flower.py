@@ -26,6 +26,8 @@ POLL = 0.1
 LOOK_AROUND = 2.0
 """Seconds between two looks for answers, and for nodes."""
 
+AT_WORK, GONE = "its device is still at work on an earlier task", "its device is not connected"
+
 Teller = Callable[[Mapping[str, Any]], None]
 
 
@@ -57,8 +59,9 @@ class _Node:
     Attributes:
         clients: Whose data are on it; None until it has said so.
         message: What it is at work on; empty when it is idle.
-        client: Whose task that is; None for a question, or a task that nobody waits for any more.
+        client: Whose task that is; None for a question, or when it is late.
         began: When it was sent.
+        late: Whether it is at work on a task that nobody waits for any more.
         alive: Whether Flower knows it as online.
     """
 
@@ -66,6 +69,7 @@ class _Node:
     message: str = ""
     client: int | None = None
     began: float = 0.0
+    late: bool = False
     alive: bool = True
 
 
@@ -120,9 +124,9 @@ class FlowerEngine:
         if node is None:
             self._done.append(Answer(client, None, 0.0, "no device has its data"))
         elif not node.alive:
-            self._done.append(Answer(client, None, 0.0, "its device is not connected"))
-        elif node.message and node.client is None and node.clients is not None:
-            self._done.append(Answer(client, None, 0.0, "its device is still at work on an earlier task"))
+            self._done.append(Answer(client, None, 0.0, GONE))
+        elif node.late:
+            self._done.append(Answer(client, None, 0.0, AT_WORK))
         else:
             self._queue.append((client, task))
             self._send()
@@ -189,9 +193,9 @@ class FlowerEngine:
         for client, task in list(self._queue):
             number = self._homes[client]
             node = self._nodes[number]
-            if not node.alive:
+            if not node.alive or node.late:
                 self._queue.remove((client, task))
-                self._done.append(Answer(client, None, 0.0, "its device is not connected"))
+                self._done.append(Answer(client, None, 0.0, AT_WORK if node.alive else GONE))
             elif not node.message:
                 self._queue.remove((client, task))
                 self._push(number, WORK, task, client)
@@ -239,6 +243,7 @@ class FlowerEngine:
         node = self._nodes[number]
         client, node.client = node.client, None
         seconds = time.monotonic() - node.began
+        node.late = not free
         if free:
             node.message = ""
         if client is not None:
