@@ -1,0 +1,133 @@
+"""Move the values of physically smaller tensors out of whole ones, and back."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from fedbonsai.core.errors import SupportError
+from fedbonsai.core.support import Support
+
+
+def take(whole: Tensor, support: Support) -> Tensor:
+    """The values of ``whole`` on a grid as a smaller tensor of its own.
+
+    Examples:
+        >>> support = Support.grid((2, 3), [torch.tensor([1]), torch.tensor([0, 2])])
+        >>> take(torch.arange(6).reshape(2, 3), support)
+        tensor([[3, 5]])
+    """
+    _check(whole, support.shape)
+    found = whole.detach()
+    for dim, index in enumerate(_index(support)):
+        start = _run(index)
+        if start is not None:
+            found = found.narrow(dim, start, len(index))
+    gaps = [dim for dim, index in enumerate(_index(support)) if _run(index) is None]
+    if gaps == [0, 1] and found.is_contiguous() and found[0, 0].numel() >= KERNEL:
+        return _kernels(found, *_index(support)[:2])
+    for dim in gaps:
+        found = found.index_select(dim, _index(support)[dim])
+    shares = found.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+    return found.clone(memory_format=torch.contiguous_format) if shares else found
+
+
+KERNEL = 4
+"""Values from which a convolution's kernel is copied as one piece rather than by rows, then columns."""
+
+
+def _kernels(whole: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Rows and columns in one pass, which reads and writes nothing that is not kept."""
+    places = (rows[:, None] * whole.shape[1] + columns).reshape(-1)
+    return whole.flatten(0, 1).index_select(0, places).reshape(len(rows), len(columns), *whole.shape[2:])
+
+
+def add_into(whole: Tensor, small: Tensor, support: Support) -> None:
+    """Add a smaller tensor to ``whole``, in place, where it sits.
+
+    Runs of indices are plain slices. Other columns are spread by looking up, which is several times quicker than
+    adding at single places, so that what is added are whole rows.
+
+    Examples:
+        >>> whole = torch.zeros(2, 3)
+        >>> add_into(whole, torch.ones(1, 2), Support.grid((2, 3), [torch.tensor([1]), torch.tensor([0, 2])]))
+        >>> whole
+        tensor([[0., 0., 0.],
+                [1., 0., 1.]])
+    """
+    _check(whole, support.shape)
+    _check(small, support.value_shape)
+    rows = None
+    for dim, index in enumerate(_index(support)):
+        start = _run(index)
+        if start is not None:
+            whole = whole.narrow(dim, start, len(index))
+        elif dim == 0:
+            rows = index
+        else:
+            small = _spread(small, dim, index, support.shape[dim])
+    if rows is None:
+        whole.add_(small)
+    else:
+        whole.index_add_(0, rows, small)
+
+
+def gather(tensors: Mapping[str, Tensor], supports: Mapping[str, Support]) -> dict[str, Tensor]:
+    """The smaller tensors on ``supports``, by name; what has no support is left out.
+
+    Raises:
+        SupportError: A tensor is missing, has another shape, or its support is a mask.
+    """
+    missing = sorted(set(supports) - set(tensors))
+    if missing:
+        raise SupportError(f"every support needs its tensor, got none for {', '.join(missing[:5])}")
+    return {name: take(tensors[name], support) for name, support in supports.items()}
+
+
+def scatter(update: Mapping[str, Tensor], supports: Mapping[str, Support]) -> dict[str, Tensor]:
+    """The whole tensors that hold ``update`` on ``supports`` and exact zeros elsewhere.
+
+    Raises:
+        SupportError: A tensor has no support, does not fit it, or its support is a mask.
+
+    Examples:
+        >>> support = Support.grid((3,), [torch.tensor([0, 2])])
+        >>> scatter({"bias": torch.tensor([5.0, 6.0])}, {"bias": support})
+        {'bias': tensor([5., 0., 6.])}
+    """
+    missing = sorted(set(update) - set(supports))
+    if missing:
+        raise SupportError(f"every tensor needs its support, got none for {', '.join(missing[:5])}")
+    found = {}
+    for name, small in update.items():
+        found[name] = torch.zeros(supports[name].shape, dtype=small.dtype)
+        add_into(found[name], small.detach(), supports[name])
+    return found
+
+
+def _index(support: Support) -> tuple[Tensor, ...]:
+    if support.mask is not None:
+        raise SupportError("a smaller tensor needs a dense support or a grid, got a mask")
+    return support.index or ()
+
+
+def _run(index: Tensor) -> int | None:
+    """The first of consecutive indices; None if they have gaps."""
+    if not index.numel():
+        return 0
+    first = int(index[0])
+    return first if int(index[-1]) - first + 1 == index.numel() else None
+
+
+def _spread(small: Tensor, dim: int, index: Tensor, size: int) -> Tensor:
+    """``small`` with zeros between its indices of one dimension."""
+    place = torch.full((size,), index.numel())
+    place[index] = torch.arange(index.numel())
+    shape = list(small.shape)
+    shape[dim] = 1
+    return torch.cat([small, small.new_zeros(shape)], dim).index_select(dim, place)
+
+
+def _check(tensor: Tensor, expected: tuple[int, ...]) -> None:
+    if tuple(tensor.shape) != expected:
+        raise SupportError(f"a tensor on this support must have shape {expected}, got {tuple(tensor.shape)}")

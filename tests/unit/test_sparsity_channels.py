@@ -1,0 +1,342 @@
+"""Channels of any model: what is cut out computes what the whole does with everything else at zero."""
+
+import copy
+
+import pytest
+import torch
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional
+from unit.channel_models import (
+    Attention,
+    Block,
+    Decoder,
+    Dense,
+    Fused,
+    InvertedResidual,
+    Recurrent,
+    Squeeze,
+    Tied,
+    UNet,
+)
+
+from fedbonsai.models.build import build
+from fedbonsai.sparsity.channels import extract, gather, scatter, trace
+
+
+def image(channels=3, size=8):
+    return torch.randn(2, channels, size, size, generator=torch.Generator().manual_seed(1))
+
+
+def tokens():
+    return torch.randint(7, (2, 5), generator=torch.Generator().manual_seed(1))
+
+
+def encoder(**options):
+    layer = nn.TransformerEncoderLayer(8, 4, 12, dropout=0.0, batch_first=True, **options)
+    return nn.Sequential(nn.Linear(3, 8), nn.TransformerEncoder(layer, 2, enable_nested_tensor=False), nn.Linear(8, 2))
+
+
+def tied(attention):
+    return Tied(Block(attention, 8))
+
+
+def grouped(groups):
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.GroupNorm(groups, 8), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 36, 5), nn.Linear(5, 2)
+    )
+
+
+def cells(kind, layers, **options):
+    return lambda: (Recurrent(kind, layers, **options), tokens(), {})
+
+
+FAMILIES = {
+    "cnn": lambda: (build("cnn", input_shape=(1, 12, 12), classes=3, width=0.2), image(1, 12), {}),
+    "lenet5": lambda: (build("lenet5", input_shape=(3, 16, 16), classes=3), image(3, 16), {}),
+    "mlp": lambda: (build("mlp", input_shape=(6,), classes=2, width=0.1), torch.randn(2, 6), {}),
+    "resnet, batch norm": lambda: (
+        build("resnet18", input_shape=(3, 8, 8), classes=3, width=0.1, norm="batch"),
+        image(),
+        {},
+    ),
+    "resnet, group norm": lambda: (build("resnet18", input_shape=(3, 8, 8), classes=3, width=0.125), image(), {}),
+    "resnet, group norm evenly": lambda: (
+        build("resnet18", input_shape=(3, 8, 8), classes=3, width=0.125),
+        image(),
+        {"group_norm": "even"},
+    ),
+    "whole groups": lambda: (grouped(4), image(), {}),
+    "channels of groups": lambda: (grouped(2), image(), {"group_norm": "even"}),
+    "grouped convolution": lambda: (
+        nn.Sequential(nn.Conv2d(3, 6, 1), nn.Conv2d(6, 12, 3, groups=3), nn.ReLU(), nn.Conv2d(12, 2, 1)),
+        image(),
+        {},
+    ),
+    "depthwise": lambda: (
+        nn.Sequential(InvertedResidual(3, 4, 2), InvertedResidual(4, 4, 2), nn.Conv2d(4, 2, 1)),
+        image(),
+        {},
+    ),
+    "unet": lambda: (UNet(), image(2), {}),
+    "next token": lambda: (build("lstm", input_shape=(5,), classes=9, width=0.1), tokens(), {}),
+    "lstm": cells(nn.LSTM, 1),
+    "lstm of 2": cells(nn.LSTM, 2),
+    "lstm of 3, no bias": cells(nn.LSTM, 3, bias=False),
+    "lstm both ways": cells(nn.LSTM, 2, bidirectional=True),
+    "lstm projected": cells(nn.LSTM, 2, proj_size=2),
+    "gru": cells(nn.GRU, 1),
+    "gru of 3 both ways": cells(nn.GRU, 3, bidirectional=True),
+    "rnn": cells(nn.RNN, 2),
+    "transformer": lambda: (encoder(), torch.randn(2, 5, 3), {}),
+    "transformer, norm first": lambda: (encoder(norm_first=True), torch.randn(2, 5, 3), {}),
+    "attention": lambda: (tied(Attention(8, 3, 2)), tokens(), {}),
+    "attention, chunk": lambda: (tied(Fused(8, 3, 2, "chunk")), tokens(), {}),
+    "attention, reshape": lambda: (tied(Fused(8, 3, 3, "reshape")), tokens(), {}),
+    "sum over a concatenation": lambda: (Dense(), image(), {}),
+    "squeeze and shuffle": lambda: (Squeeze(), image(), {}),
+    "decoder": lambda: (Decoder(), torch.randn(2, 5), {}),
+}
+WARNS = pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch says so of its own speed
+KNOWN = {}
+
+
+def family(name):
+    """A model of a family, its example and its channels, which are found once."""
+    if name not in KNOWN:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model, example, options = FAMILIES[name]()
+            # Batch norms over few values lose many digits: what is compared is the mathematics.
+            model = model.double()
+            example = example.double() if example.is_floating_point() else example
+            with torch.no_grad():
+                for one in model.parameters():  # no bias or norm is zero, or one, by chance
+                    one.copy_(torch.rand_like(one) - 0.5)
+        KNOWN[name] = (model, example, trace(model, example, **options))
+    return KNOWN[name]
+
+
+class LiveNorm(nn.Module):
+    """The reference of a norm over channels: over those that live, in each of its groups; the others give zero."""
+
+    def __init__(self, norm, live):
+        super().__init__()
+        self.weight, self.bias = norm.weight, norm.bias
+        self.eps, self.live, self.groups = norm.eps, live, getattr(norm, "num_groups", 1)
+        self.last = isinstance(norm, nn.LayerNorm)
+
+    def forward(self, x):
+        rows = x.movedim(-1, 1) if self.last else x
+        channels = rows.shape[1]
+        found = torch.zeros_like(rows)
+        per = channels // self.groups
+        for group in range(self.groups):
+            live = self.live[(self.live >= group * per) & (self.live < (group + 1) * per)]
+            if not len(live):
+                continue
+            part = rows[:, live]
+            around = [1] if self.last else list(range(1, part.dim()))
+            mean, variance = part.mean(around, keepdim=True), part.var(around, correction=0, keepdim=True)
+            shape = (1, -1, *[1] * (part.dim() - 2))
+            part = (part - mean) / (variance + self.eps).sqrt()
+            found = found.index_copy(1, live, part * self.weight[live].view(shape) + self.bias[live].view(shape))
+        return found.movedim(1, -1) if self.last else found
+
+
+def masked(model, supports):
+    """The whole model with zeros wherever ``supports`` has nothing, and norms over what lives."""
+    twin = copy.deepcopy(model)
+    state = dict(twin.named_parameters()) | dict(twin.named_buffers())
+    with torch.no_grad():
+        for name, support in supports.items():
+            state[name].copy_(support.apply(state[name]))
+    for path, one in list(twin.named_modules()):
+        if isinstance(one, nn.LayerNorm | nn.GroupNorm):
+            live = supports[f"{path}.weight"].indicator().nonzero().reshape(-1)
+            parent, _, name = path.rpartition(".")
+            setattr(twin.get_submodule(parent), name, LiveNorm(one, live))
+    return twin
+
+
+def subsets(groups):
+    return st.fixed_dictionaries(
+        {
+            name: st.sets(st.integers(0, units - 1), min_size=1).map(sorted).map(torch.tensor)
+            for name, units in groups.units.items()
+        }
+    )
+
+
+def run(model, example):
+    """Outputs and gradients by name."""
+    model.zero_grad()
+    output = model(example)
+    (output * torch.linspace(-1, 1, output.numel()).view(output.shape)).sum().backward()
+    return output.detach(), {name: one.grad for name, one in model.named_parameters() if one.grad is not None}
+
+
+def agree(model, example, small, supports):
+    for training in (True, False):
+        expected, whole = run(masked(model, supports).train(training), example)
+        got, found = run(copy.deepcopy(small).train(training), example)
+        torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-9)
+        there = gather({name: whole[name] for name in found}, {name: supports[name] for name in found})
+        torch.testing.assert_close(found, there, rtol=1e-6, atol=1e-8)
+
+
+@WARNS
+@pytest.mark.parametrize("name", FAMILIES)
+def test_at_full_width_nothing_changes(name):
+    model, example, groups = family(name)
+    assert groups.total > len(groups.units) > 0
+    small, supports = extract(model, groups)
+    assert all(one.kind == "dense" for one in supports.values())
+    for training in (True, False):
+        assert torch.equal(small.train(training)(example), model.train(training)(example))
+    assert type(small) is type(model)
+    assert not {one.data_ptr() for one in small.parameters()} & {one.data_ptr() for one in model.parameters()}
+
+
+@WARNS
+@pytest.mark.parametrize("name", FAMILIES)
+@settings(max_examples=3, phases=[Phase.generate])
+@given(st.data())
+def test_what_is_cut_out_computes_what_the_whole_does_with_the_rest_at_zero(name, data):
+    model, example, groups = family(name)
+    keep = data.draw(subsets(groups))
+    if name == "lstm projected":
+        keep["cells"] = torch.arange(data.draw(st.integers(3, 4)))
+    small, supports = extract(model, groups, keep)
+    for group, units in keep.items():
+        start = groups.starts[group]
+        wanted = set((start + units).tolist()) | {-1}
+        for tensor, axes in groups.axes.items():
+            for dim, labels in enumerate(axes):
+                if labels is not None:
+                    inside = (labels >= start) & (labels < start + groups.units[group])
+                    index = supports[tensor].index[dim] if supports[tensor].index else torch.arange(len(labels))
+                    assert set(labels[index[inside[index]]].tolist()) <= wanted
+    agree(model, example, small, supports)
+
+
+@WARNS
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_step_of_the_small_model_touches_nothing_else(name):
+    model, example, groups = family(name)
+    small, supports = extract(model, groups, width=0.6)
+    before = {one: value.detach().clone() for one, value in small.named_parameters()}
+    optimizer = torch.optim.SGD(small.parameters(), lr=0.1)
+    functional.mse_loss(small.train()(example), torch.ones(small(example).shape, dtype=torch.float64)).backward()
+    optimizer.step()
+    update = {one: value.detach() - before[one] for one, value in small.named_parameters()}
+    assert any(bool(one.any()) for one in update.values())
+    spread = scatter(update, supports)
+    for one, value in model.named_parameters():
+        moved = value.detach() + spread[one]
+        away = ~supports[one].indicator()
+        assert torch.equal(moved[away].view(torch.int64), value.detach()[away].view(torch.int64))
+        assert torch.equal(gather({one: spread[one]}, {one: supports[one]})[one], update[one])
+    # Widths are exact: the first units of each group.
+    for group, units in groups.units.items():
+        kept = list(range(groups.starts[group], groups.starts[group] + max(1, round(0.6 * units))))
+        held = {
+            unit
+            for tensor, axes in groups.axes.items()
+            for dim, labels in enumerate(axes)
+            if labels is not None
+            for unit in labels[supports[tensor].index[dim] if supports[tensor].index else slice(None)].tolist()
+        }
+        assert sorted(unit for unit in held if 0 <= unit - groups.starts[group] < units) == kept
+
+
+@pytest.mark.parametrize(
+    ("name", "units"),
+    [
+        ("cnn", {"0": 6, "4": 13}),
+        ("lstm of 3, no bias", {"embedding": 6, "cells": 4}),
+        ("lstm projected", {"embedding": 6, "cells": 4, "cells#2": 2}),
+        ("transformer", {"0": 4, "1.layers.0.linear1": 12, "1.layers.1.linear1": 12}),
+        ("attention", {"embedding": 8, "blocks.0.attention.queries": 3, "blocks.0.gate": 10}),
+        ("sum over a concatenation", {"stem": 8, "left": 4, "right": 6}),
+        ("squeeze and shuffle", {"stem": 4, "fc1": 4}),
+        ("whole groups", {"0": 4, "4": 5}),
+        ("channels of groups", {"0": 4, "4": 5}),
+        ("grouped convolution", {"0": 3}),
+        ("depthwise", {"0.body.0": 6, "0.body.6": 4, "1.body.0": 8}),
+        ("decoder", {"body.0": 6, "body.3": 2}),
+    ],
+)
+def test_groups_and_their_units(name, units):
+    assert dict(family(name)[2].units) == units
+
+
+def test_where_the_gates_of_a_unit_sit():
+    groups = family("lstm")[2]
+    rows, columns = groups.axes["cells.weight_hh_l0"]
+    assert rows.tolist() == [6, 7, 8, 9] * 4
+    assert columns.tolist() == groups.axes["out.weight"][1].tolist() == [6, 7, 8, 9]
+    assert groups.axes["cells.weight_ih_l0"][1].tolist() == groups.axes["embedding.weight"][1].tolist() == [*range(6)]
+    assert groups.fixed["embedding.weight[0]"] == "layer 'embedding' (Embedding): rows are looked up by number"
+
+
+def test_sizes_on_modules_follow():
+    small, _ = extract(family("transformer")[0], family("transformer")[2], width=0.5)
+    attention = small[1].layers[0].self_attn
+    assert (attention.embed_dim, attention.num_heads, attention.head_dim) == (4, 2, 2)
+    assert small[1].layers[1].norm1.normalized_shape == (4,)
+    small, _ = extract(family("depthwise")[0], family("depthwise")[2], width=0.5)
+    assert (small[0].body[3].groups, small[0].body[3].in_channels, small[0].body[4].num_features) == (3, 3, 3)
+    small, _ = extract(family("whole groups")[0], family("whole groups")[2], width=0.5)
+    assert (small[1].num_groups, small[1].num_channels) == (2, 4)
+    small, _ = extract(family("channels of groups")[0], family("channels of groups")[2], width=0.5)
+    assert (small[1].num_groups, small[1].num_channels) == (2, 4)
+    small, _ = extract(family("lstm of 2")[0], family("lstm of 2")[2], width=0.5)
+    assert (small.cells.input_size, small.cells.hidden_size, small.embedding.embedding_dim) == (3, 2, 3)
+
+
+def test_tied_weights_stay_tied():
+    model, _, groups = family("attention")
+    small, supports = extract(model, groups, width=0.5)
+    assert small.out.weight is small.embedding.weight
+    assert "out.weight" not in supports
+
+
+def test_modes_and_frozen_parameters_are_those_of_the_model():
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
+    groups = trace(model, torch.randn(3, 4))
+    model[0].weight.requires_grad_(False)
+    model[1].eval()
+    small, _ = extract(model, groups, width=0.5)
+    assert [one.training for one in small.modules()] == [True, True, False, True]
+    assert [one.requires_grad for one in small.parameters()] == [False, True, True, True, True, True]
+    model[0].weight.requires_grad_(True)
+    assert extract(model, groups, width=0.5)[0][0].weight.requires_grad
+
+
+def test_tracing_changes_neither_the_model_nor_the_random_generator():
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.Dropout(), nn.Flatten())
+    model.append(nn.Linear(4 * 36, 2))
+    state, example = copy.deepcopy(model.state_dict()), image()
+    torch.manual_seed(3)
+    expected = torch.rand(3)
+    torch.manual_seed(3)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    extract(model, trace(model, example), width=0.5)
+    assert torch.equal(torch.rand(3), expected)
+    assert torch.backends.mha.get_fastpath_enabled() == fast
+    assert all(torch.equal(one, state[name]) for name, one in model.state_dict().items())
+    assert torch.equal(example, image())
+    assert not model[0]._forward_hooks
+    assert model.training
+
+
+@pytest.mark.parametrize(
+    ("width", "multiple", "expected"),
+    [(0.5, 1, [8, 6]), (0.01, 1, [1, 1]), (0.3, 4, [4, 4]), (0.99, 8, [16, 8]), (0.1, 8, [8, 8]), (1.0, 5, [15, 10])],
+)
+def test_widths_round_to_multiples_only_when_asked(width, multiple, expected):
+    model = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 12), nn.ReLU(), nn.Linear(12, 2))
+    small, _ = extract(model, trace(model, torch.randn(1, 4)), width=width, multiple=multiple)
+    assert [small[0].out_features, small[2].out_features] == expected
