@@ -325,6 +325,15 @@ def test_a_worker_that_is_not_running_is_named(federation, tmp_path, caplog):
     assert any("must be started with --node-config" in line for line in caplog.messages)
 
 
+def test_a_worker_that_hangs_does_not_hang_its_device(federation, tmp_path, caplog):
+    grid, file = federation()
+    with listening(Home(tmp_path / "hangs")):  # takes connections, and never answers them
+        grid.nodes[13] = client_app(), {"worker": str(tmp_path / "hangs")}
+        run(grid, file, tmp_path / "devices", **{"answer-seconds": 2})
+        assert any("gave no answer within 2 s" in line for line in caplog.messages)
+        assert all(thread.daemon for thread in threading.enumerate() if thread is not threading.main_thread())
+
+
 def test_memories_of_simulated_clients_are_not_given_to_devices(federation):
     grid, _ = federation()
     engine = FlowerEngine(grid, Greeting("", "", "", ()), 4)

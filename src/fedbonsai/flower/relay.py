@@ -5,10 +5,10 @@ simulation it does not, and there the process does the work itself.
 """
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as Overdue
 from functools import partial
 from pathlib import Path
+from queue import Empty, SimpleQueue
+from threading import Thread
 
 from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -75,16 +75,36 @@ def _ask(home: Home, request: bytes, most: int, patience: float) -> bytes:
 def _relayed(message: Message, worker: Callable[[], Ask], request: bytes, most: int) -> Message:
     patience = message.metadata.ttl
     try:
-        pool = ThreadPoolExecutor(1)  # a worker that hangs must not hang the node: this process ends, thread and all
-        try:
-            answer = pool.submit(worker(), request, most, patience).result(patience)
-        finally:
-            pool.shutdown(wait=False)
+        answer = _within(patience, partial(worker(), request, most, patience))
         if request[:1] == TASK and answer[:1] != TASK:
             raise ClientError(answer[1:].decode(errors="replace"))
-    except Overdue:
-        return Message(Error(FAILED, f"the worker gave no answer within {patience:g} s"), reply_to=message)
     except ClientError as error:
         return Message(Error(FAILED, str(error)[:500]), reply_to=message)
     data = answer[1:] if request[:1] == TASK else answer
     return Message(RecordDict({BLOB: as_record(data)}), reply_to=message)
+
+
+def _within(patience: float, call: Callable[[], bytes]) -> bytes:
+    """What a call gives, if it does in time: a worker that hangs must not hang the node.
+
+    The thread of a call that hangs is a daemon: it does not keep this process from ending.
+
+    Raises:
+        ClientError: It fails, or gives nothing in time.
+    """
+    outcome = SimpleQueue[bytes | BaseException]()
+
+    def work() -> None:
+        try:
+            outcome.put(call())
+        except BaseException as error:  # noqa: BLE001 - raised again below
+            outcome.put(error)
+
+    Thread(target=work, daemon=True).start()
+    try:
+        found = outcome.get(timeout=patience)
+    except Empty as error:
+        raise ClientError(f"the worker gave no answer within {patience:g} s") from error
+    if isinstance(found, BaseException):
+        raise found
+    return found
