@@ -85,14 +85,15 @@ def test_weights_and_bytes_are_those_of_the_simulation(tmp_path, marked, method)
     assert same(weights, simulated)
 
 
-def test_ctrl_c_leaves_nothing_behind_and_resume_ends_the_run(tmp_path, marked):
+@pytest.mark.parametrize("stopping", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_stopped_leaves_nothing_behind_and_resume_ends_it(tmp_path, marked, stopping):
     environment, alive = marked
     out = tmp_path / "flower"
     running = subprocess.Popen(
         command(out, "--method", "stc", "--engine", "flower"), env=environment, stderr=subprocess.PIPE, text=True
     )
     wait_for(lambda: rounds_told(out) >= 1)
-    running.send_signal(signal.SIGINT)
+    running.send_signal(stopping)
     _, said = running.communicate(timeout=60)
     assert running.returncode == 130
     assert "fedbonsai resume" in said

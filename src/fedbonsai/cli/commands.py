@@ -100,8 +100,9 @@ def _compare(runs: Sequence[Entry], data_dir: Path | None, out: Path) -> None:
 
 
 def _heed_interrupts() -> None:
-    """From here on Ctrl-C is an exception: everything is imported, and workers are to be ended."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    """From here on Ctrl-C and SIGTERM are exceptions: everything is imported, and other processes are to be ended."""
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.default_int_handler)
 
 
 def _closing(out: Path) -> None:

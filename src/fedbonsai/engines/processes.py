@@ -131,6 +131,7 @@ class ProcessEngine:
 def _serve(client: Client, pipe: connection.Connection, inherited: list[connection.Connection]) -> None:
     """A worker's life: serve tasks until the pipe ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for other in inherited:
         other.close()  # or a killed parent would never be noticed
     torch.set_num_threads(1)
