@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -14,6 +15,8 @@ from torch import Tensor
 from fedbonsai.core.errors import SupportError
 
 Kind = Literal["dense", "mask", "grid"]
+BLOCKS = 16
+"""Boxes up to which copying them one by one is quicker than looking indices up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,6 +149,20 @@ class Support:
         return flat.reshape(-1)
 
     @cached_property
+    def blocks(self) -> tuple[tuple[tuple[slice, ...], tuple[slice, ...]], ...] | None:
+        """A grid as at most `BLOCKS` boxes: where each lies in the whole tensor, and where in the smaller one.
+
+        None where there are more, as for indices drawn at random; and for a mask.
+        """
+        if self.mask is not None:
+            return None
+        breaks = [_breaks(size, one) for size, one in zip(self.shape, self.index or (), strict=self.index is not None)]
+        if math.prod(len(one) + 1 for one in breaks) > BLOCKS:
+            return None
+        runs = [_runs(one, own) for one, own in zip(self.index or (), breaks, strict=self.index is not None)]
+        return tuple((tuple(run[0] for run in box), tuple(run[1] for run in box)) for box in product(*runs))
+
+    @cached_property
     def digest(self) -> bytes:
         """16 bytes that name this support: SHA-256 over shape, kind and coordinates, cut short."""
         hasher = hashlib.sha256(f"{self.kind}{self.shape}".encode())
@@ -198,6 +215,23 @@ class Support:
     def _fits(self, got: Sequence[int], expected: tuple[int, ...]) -> None:
         if tuple(got) != expected:
             raise SupportError(f"a tensor on this support must have shape {expected}, got {tuple(got)}")
+
+
+def _breaks(size: int, index: Tensor) -> np.ndarray:
+    """Before which of the present indices one is missing."""
+    if index.numel() == size:
+        return np.empty(0, dtype=np.int64)
+    one = index.numpy()
+    return np.flatnonzero(one[1:] - one[:-1] != 1) + 1
+
+
+def _runs(index: Tensor, breaks: np.ndarray) -> list[tuple[slice, slice]]:
+    """Runs of consecutive indices: where they lie among all, and where among those that are present."""
+    ends = [*breaks.tolist(), index.numel()] if index.numel() else []
+    first = index.numpy()
+    return [
+        (slice(int(first[a]), int(first[b - 1]) + 1), slice(a, b)) for a, b in zip([0, *ends[:-1]], ends, strict=False)
+    ]
 
 
 def pack_bits(mask: Tensor) -> Tensor:

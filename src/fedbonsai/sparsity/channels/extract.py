@@ -1,12 +1,14 @@
 """Physically smaller models: some units of each group, cut out of the whole."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from fedbonsai.core.errors import SupportError
-from fedbonsai.core.support import Support
+from fedbonsai.core.support import BLOCKS, Support
 from fedbonsai.sparsity.channels.groups import Groups
 from fedbonsai.sparsity.channels.place import take
 from fedbonsai.sparsity.channels.template import Index, filled, template, tensors_of
@@ -48,22 +50,43 @@ def extract(
         >>> small[0], supports["2.weight"].value_shape
         (Linear(in_features=4, out_features=3, bias=True), (2, 3))
     """
-    kept = units_by_width(groups, width, multiple) if keep is None else _checked(groups, keep)
     if keep is not None and width is not None:
         raise SupportError("keep and width say the same thing; give one of them")
+    cut = _by_width(groups, width, multiple) if keep is None else _cut(groups, _checked(groups, keep))
     tensors = tensors_of(model)
     wrong = [name for name, shape in groups.shapes.items() if name not in tensors or tensors[name].shape != shape]
     if wrong:
         raise SupportError(f"the model must be the one that was traced; {wrong[0]!r} is missing or has another shape")
-    index = indices(groups, kept)
-    empty = template(model, groups, index, tuple(map(len, kept.values())))
-    supports = supports_of(groups, index)
-    values = {name: take(one, supports[name]) if name in supports else one.clone() for name, one in tensors.items()}
-    values |= {name: nn.Parameter(values[name], one.requires_grad) for name, one in model.named_parameters()}
-    small = filled(empty, values)
-    for one, whole in zip(small.modules(), model.modules(), strict=True):
-        one.training = whole.training
-    return small, supports
+    empty, supports, values = template(model, groups, cut.index, cut.counts), cut.supports, {}
+    for name, one in tensors.items():
+        value = take(one, supports[name]) if name in supports else one.clone()
+        values[name] = nn.Parameter(value, one.requires_grad) if isinstance(one, nn.Parameter) else value
+    small = filled(empty.module, values, empty.tensors)
+    for mine, whole in zip(small.modules(), model.modules(), strict=True):
+        vars(mine)["training"] = whole.training
+    return small, dict(supports)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """What is kept: units by group, indices by tensor, and the same as supports."""
+
+    counts: tuple[int, ...]
+    index: Index
+    supports: dict[str, Support]
+
+
+def _cut(groups: Groups, keep: Mapping[str, Tensor]) -> _Cut:
+    index = indices(groups, keep)
+    return _Cut(tuple(map(len, keep.values())), index, supports_of(groups, index))
+
+
+def _by_width(groups: Groups, width: float | None, multiple: int) -> _Cut:
+    """Clients of one tier share their supports, and what has been found out about them."""
+    known: _Cut | None = groups.cache.get((width, multiple))
+    if known is None:
+        known = groups.cache[width, multiple] = _cut(groups, units_by_width(groups, width, multiple))
+    return known
 
 
 def units_by_width(groups: Groups, width: float | None, multiple: int = 1) -> dict[str, Tensor]:
@@ -119,6 +142,7 @@ def indices(groups: Groups, keep: Mapping[str, Tensor]) -> Index:
 def supports_of(groups: Groups, index: Index) -> dict[str, Support]:
     """Where smaller tensors sit. Built directly: the indices are in range and in order, as they come from a mask."""
     whole: dict[int, Tensor] = {}
+    single: dict[int, bool] = {}
     found = {}
     for name, axes in index.items():
         shape = groups.shapes[name]
@@ -128,6 +152,15 @@ def supports_of(groups: Groups, index: Index) -> dict[str, Support]:
         for size in shape:
             if size not in whole:
                 whole[size] = torch.arange(size)
-        lists = (whole[size] if one is None else one for size, one in zip(shape, axes, strict=True))
-        found[name] = Support(shape, index=tuple(lists))
+        lists = tuple(whole[size] if one is None else one for size, one in zip(shape, axes, strict=True))
+        found[name] = Support(shape, index=lists)
+        if any(one is not None and _many_runs(one, single) for one in axes):
+            vars(found[name])["blocks"] = None  # what the property would find, for each tensor anew
     return found
+
+
+def _many_runs(index: Tensor, known: dict[int, bool]) -> bool:
+    if id(index) not in known:
+        one = index.numpy()
+        known[id(index)] = int(np.count_nonzero(one[1:] - one[:-1] != 1)) >= BLOCKS
+    return known[id(index)]

@@ -61,7 +61,7 @@ class Groups:
     inputs: tuple[Tensor, ...] = field(repr=False)
     outputs: tuple[tuple[int, ...], ...] = field(repr=False)
     evenly: bool = field(repr=False)
-    cache: dict[tuple[int, ...], Any] = field(default_factory=dict, repr=False)
+    cache: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @cached_property
     def total(self) -> int:

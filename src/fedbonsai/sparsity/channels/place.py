@@ -17,19 +17,21 @@ def take(whole: Tensor, support: Support) -> Tensor:
         >>> take(torch.arange(6).reshape(2, 3), support)
         tensor([[3, 5]])
     """
-    _check(whole, support.shape)
-    found = whole.detach()
-    for dim, index in enumerate(_index(support)):
-        start = _run(index)
-        if start is not None:
-            found = found.narrow(dim, start, len(index))
-    gaps = [dim for dim, index in enumerate(_index(support)) if _run(index) is None]
-    if gaps == [0, 1] and found.is_contiguous() and found[0, 0].numel() >= KERNEL:
-        return _kernels(found, *_index(support)[:2])
-    for dim in gaps:
-        found = found.index_select(dim, _index(support)[dim])
-    shares = found.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
-    return found.clone(memory_format=torch.contiguous_format) if shares else found
+    _check(whole, support)
+    whole = whole.detach()
+    if support.blocks is not None:
+        if len(support.blocks) == 1:
+            return whole[support.blocks[0][0]].clone(memory_format=torch.contiguous_format)
+        found = whole.new_empty(support.value_shape)
+        for there, here in support.blocks:
+            found[here] = whole[there]
+        return found
+    gaps = _partial(support)
+    if [dim for dim, _ in gaps] == [0, 1] and whole.is_contiguous() and whole[0, 0].numel() >= KERNEL:
+        return _kernels(whole, gaps[0][1], gaps[1][1])
+    for dim, index in gaps:
+        whole = whole.index_select(dim, index)
+    return whole
 
 
 KERNEL = 4
@@ -45,7 +47,7 @@ def _kernels(whole: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def add_into(whole: Tensor, small: Tensor, support: Support) -> None:
     """Add a smaller tensor to ``whole``, in place, where it sits.
 
-    Runs of indices are plain slices. Other columns are spread by looking up, which is several times quicker than
+    Runs of indices are slices. Other columns are spread by looking up, which is several times quicker than
     adding at single places, so that what is added are whole rows.
 
     Examples:
@@ -55,14 +57,16 @@ def add_into(whole: Tensor, small: Tensor, support: Support) -> None:
         tensor([[0., 0., 0.],
                 [1., 0., 1.]])
     """
-    _check(whole, support.shape)
-    _check(small, support.value_shape)
+    _check(whole, support)
+    if tuple(small.shape) != support.value_shape:
+        raise SupportError(f"a tensor on this support must have shape {support.value_shape}, got {tuple(small.shape)}")
+    if support.blocks is not None:
+        for there, here in support.blocks:
+            whole[there].add_(small[here])
+        return
     rows = None
-    for dim, index in enumerate(_index(support)):
-        start = _run(index)
-        if start is not None:
-            whole = whole.narrow(dim, start, len(index))
-        elif dim == 0:
+    for dim, index in _partial(support):
+        if dim == 0:
             rows = index
         else:
             small = _spread(small, dim, index, support.shape[dim])
@@ -105,18 +109,10 @@ def scatter(update: Mapping[str, Tensor], supports: Mapping[str, Support]) -> di
     return found
 
 
-def _index(support: Support) -> tuple[Tensor, ...]:
-    if support.mask is not None:
-        raise SupportError("a smaller tensor needs a dense support or a grid, got a mask")
-    return support.index or ()
-
-
-def _run(index: Tensor) -> int | None:
-    """The first of consecutive indices; None if they have gaps."""
-    if not index.numel():
-        return 0
-    first = int(index[0])
-    return first if int(index[-1]) - first + 1 == index.numel() else None
+def _partial(support: Support) -> list[tuple[int, Tensor]]:
+    """The dimensions of which some indices are left out, and those that are there."""
+    sizes = zip(support.shape, support.index or (), strict=True)
+    return [(dim, index) for dim, (size, index) in enumerate(sizes) if index.numel() != size]
 
 
 def _spread(small: Tensor, dim: int, index: Tensor, size: int) -> Tensor:
@@ -128,6 +124,8 @@ def _spread(small: Tensor, dim: int, index: Tensor, size: int) -> Tensor:
     return torch.cat([small, small.new_zeros(shape)], dim).index_select(dim, place)
 
 
-def _check(tensor: Tensor, expected: tuple[int, ...]) -> None:
-    if tuple(tensor.shape) != expected:
-        raise SupportError(f"a tensor on this support must have shape {expected}, got {tuple(tensor.shape)}")
+def _check(whole: Tensor, support: Support) -> None:
+    if support.mask is not None:
+        raise SupportError("a smaller tensor needs a dense support or a grid, got a mask")
+    if tuple(whole.shape) != support.shape:
+        raise SupportError(f"a tensor on this support must have shape {support.shape}, got {tuple(whole.shape)}")

@@ -3,6 +3,7 @@
 import copy
 from collections import OrderedDict
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,19 +24,29 @@ Index = Mapping[str, tuple[Tensor | None, ...]]
 """By tensor, the indices that are kept in every dimension; None for all of them."""
 
 
-def template(model: nn.Module, groups: Groups, index: Index, counts: tuple[int, ...]) -> nn.Module:
+@dataclass(frozen=True)
+class Template:
+    """A module without values, and the tensors to be replaced by name."""
+
+    module: nn.Module
+    tensors: Mapping[str, Tensor]
+
+
+def template(model: nn.Module, groups: Groups, index: Index, counts: tuple[int, ...]) -> Template:
     """A module of ``counts`` units a group, without values.
 
     Raises:
         ConfigError: It does not run on the example, or computes something else; names the layer.
     """
-    known: nn.Module | None = groups.cache.get(counts)
+    known: Template | None = groups.cache.get(counts)
     if known is None:
         values = {name: _cut(one, index.get(name, ())) for name, one in tensors_of(model).items()}
         small = filled(model, values)
         _set_attributes(small, groups, index)
-        _check(small, groups, index, counts)
-        known = filled(small, {name: torch.empty_like(one, device="meta") for name, one in tensors_of(small).items()})
+        if counts != tuple(groups.units.values()):
+            _check(small, groups, index, counts)
+        empty = filled(small, {name: torch.empty_like(one, device="meta") for name, one in tensors_of(small).items()})
+        known = Template(empty, tensors_of(empty))
         groups.cache[counts] = known
     return known
 
@@ -52,15 +63,20 @@ def _cut(one: Tensor, index: tuple[Tensor | None, ...]) -> Tensor:
     return found.clone()
 
 
-def filled(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
-    """A copy of ``model`` whose parameters and buffers are ``values``, not copied; ties stay ties."""
+def filled(model: nn.Module, values: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """A copy of ``model`` whose parameters and buffers are ``values``, not copied; ties stay ties.
+
+    Args:
+        model: What is copied.
+        values: By name, as parameters where they are to be trained as these are.
+        own: The tensors of ``model`` by name, where they are at hand.
+    """
     memo: dict[int, Any] = {}
-    for name, one in model.named_parameters():
+    for name, one in (tensors_of(model) if own is None else own).items():
         value = values[name]
-        memo[id(one)] = value if isinstance(value, nn.Parameter) else nn.Parameter(value, one.requires_grad)
-    for name, buffer in model.named_buffers():
-        memo[id(buffer)] = values[name]
-    # Copies hold the originals alive by their ids for as long as the memo lives.
+        if isinstance(one, nn.Parameter) and not isinstance(value, nn.Parameter):
+            value = nn.Parameter(value, one.requires_grad)
+        memo[id(one)] = value
     return _copied(model, memo)
 
 
@@ -75,21 +91,30 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     memo[id(module)] = found
     own = vars(found)
     for name, value in vars(module).items():
-        kind = type(value)
-        if value is None or kind in _VALUES:
+        if type(value) in _VALUES:
             own[name] = value
-        elif (kind is dict or kind is OrderedDict) and not value:
-            own[name] = kind()
-        elif name == "_modules":
-            own[name] = {key: None if one is None else _copied(one, memo) for key, one in value.items()}
-        elif name in ("_parameters", "_buffers"):
-            own[name] = {key: None if one is None else memo[id(one)] for key, one in value.items()}
+        elif name in _TABLES:
+            own[name] = {key: _entry(one, memo) for key, one in value.items()}
         else:
-            own[name] = copy.deepcopy(value, memo)
+            own[name] = _part(value, memo)
     return found
 
 
-_VALUES = frozenset((int, float, bool, str, torch.Size))
+def _entry(one: Any, memo: dict[int, Any]) -> Any:  # noqa: ANN401
+    return _copied(one, memo) if isinstance(one, nn.Module) else memo.get(id(one))
+
+
+def _part(value: Any, memo: dict[int, Any]) -> Any:  # noqa: ANN401
+    kind = type(value)
+    if kind is dict or kind is OrderedDict:
+        return kind() if not value else copy.deepcopy(value, memo)
+    if kind in (tuple, set, list) and all(type(one) in _VALUES for one in value):
+        return kind(value)
+    return copy.deepcopy(value, memo)
+
+
+_VALUES = frozenset((type(None), int, float, bool, str, torch.Size))
+_TABLES = frozenset(("_modules", "_parameters", "_buffers"))
 
 
 def _set_attributes(small: nn.Module, groups: Groups, index: Index) -> None:
