@@ -54,33 +54,43 @@ def contribution(tensors: Tensors, supports: Mapping[str, Support] | None, examp
 class Sum:
     """The running sum of one tensor over clients.
 
-    While all clients have the same support, its weight is one number; the per-coordinate denominator is made when the
-    first one differs.
+    While all clients have the same support, only its values are kept and its weight is one number; the whole tensor
+    and the denominator of each coordinate are made when the first one differs.
+
+    Attributes:
+        values: Sums: one for each value of ``support``, or the whole tensor, flat, once supports differ.
+        support: The support of the first client.
+        weight: Sum of the clients' weights.
+        denominator: Weight of each coordinate's holders, of the tensor's shape, once supports differ.
     """
 
-    numerator: Tensor
+    values: Tensor
     support: Support
     weight: float = 0.0
     denominator: Tensor | None = None
 
+    @property
+    def numerator(self) -> Tensor:
+        """The sum of the whole tensor, zero where nobody has anything."""
+        if self.denominator is None:
+            return self.support.scatter(self.values)
+        return self.values.view(self.support.shape)
+
     def add(self, part: Part, weight: float) -> None:
         """Add ``weight * part``."""
         if self.denominator is None and part.support != self.support:
+            self.values = self.support.scatter(self.values).view(-1)
             self.denominator = self.support.indicator().to(torch.float32).mul_(self.weight)
-        flat = self.numerator.view(-1)
-        if part.support.kind == "dense":
-            flat.add_(part.values, alpha=weight)
-        else:
-            flat.index_add_(0, part.support.positions, part.values, alpha=weight)
         self.weight += weight
         if self.denominator is None:
-            return
-        if part.support.kind == "dense":
+            self.values.add_(part.values, alpha=weight)
+        elif part.support.kind == "dense":
+            self.values.add_(part.values, alpha=weight)
             self.denominator.add_(weight)
         else:
-            self.denominator.view(-1).index_add_(
-                0, part.support.positions, torch.full((part.support.count,), weight, dtype=torch.float32)
-            )
+            everywhere = torch.full((part.support.count,), weight, dtype=torch.float32)
+            self.values.index_add_(0, part.support.positions, part.values, alpha=weight)
+            self.denominator.view(-1).index_add_(0, part.support.positions, everywhere)
 
     def held(self) -> Tensor:
         """Weight of the clients that hold each coordinate, of the tensor's shape."""
@@ -137,7 +147,7 @@ class Total:
             sums = self.groups.setdefault(name, {})
             for tensor, part in parts.items():
                 if tensor not in sums:
-                    sums[tensor] = Sum(torch.zeros(part.support.shape), part.support)
+                    sums[tensor] = Sum(torch.zeros(part.support.count), part.support)
                 sums[tensor].add(part, update.weight)
         for name, value in update.numbers.items():
             self.numbers[name] = self.numbers.get(name, 0.0) + value
@@ -182,9 +192,17 @@ def average(
 
 def _mean(one: Sum, anchor: Tensor, everybody: float, kernel: Kernel) -> Tensor:
     if one.denominator is None and one.support.kind == "dense":
-        return one.numerator / one.weight
+        return one.values.view(one.support.shape) / one.weight
+    zero = kernel.domain == "delta" or kernel.absent == "zero"
+    if one.denominator is None and kernel.denominator == "holders":
+        present = one.values / one.weight
+        if zero:
+            return one.support.scatter(present)
+        mean = anchor.clone(memory_format=torch.contiguous_format)
+        mean.view(-1).index_copy_(0, one.support.positions, present)
+        return mean
     held = one.held()
-    old = torch.zeros(()) if kernel.domain == "delta" or kernel.absent == "zero" else anchor
+    old = torch.zeros(()) if zero else anchor
     if kernel.denominator == "holders":
         return torch.where(held > 0, one.numerator / held.clamp(min=1e-12), old)
     return (one.numerator + (everybody - held) * old) / everybody

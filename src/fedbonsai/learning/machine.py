@@ -4,14 +4,15 @@ import ctypes
 import functools
 import os
 
-# glibc's numbers, from malloc.h, and a size that no activation reaches.
+# glibc's numbers, from malloc.h, and a size that few activations reach: what is larger (a large model's tensors) is
+# still handed back, or a server would keep the most that it ever needed.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_NEVER = 2**30
+_NEVER, _LARGE = 2**30, 2**26
 
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Stop glibc from handing large buffers back to the system at every step; whether it could be told so.
+    """Stop glibc from handing buffers back to the system at every step; whether it could be told so.
 
     Each activation of a convolution is some megabytes. By default they are mapped, cleared page by page by the kernel
     and unmapped again in every step, a sixth of the time of training a small CNN. Other C libraries do not know these
@@ -21,7 +22,7 @@ def keep_freed_memory() -> bool:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):
         return False
-    return bool(mallopt(_TRIM_THRESHOLD, _NEVER) and mallopt(_MMAP_THRESHOLD, _NEVER))
+    return bool(mallopt(_TRIM_THRESHOLD, _NEVER) and mallopt(_MMAP_THRESHOLD, _LARGE))
 
 
 def available_cores() -> int:
