@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from fedbonsai.core.errors import RoundError
 from fedbonsai.core.message import Group, Message, group
 from fedbonsai.core.state import Setting, State, Tensors
@@ -166,10 +168,16 @@ class Run:
     def _ask_clients(self, state: State, stage: str) -> Evaluation:
         sums: dict[str, float] = {}
         rules = replace(self.rules, min_clients=1, downlink="fp32" if stage == JUDGE else self.rules.downlink)
-        model = group(self.deployed(state)) if stage == JUDGE else None
+        model = _parts(self.deployed(state), state) if stage == JUDGE else None
         run_round(_Evaluation(self.method, sums, model), state, self.engine, rules)
         weight = sums["weight"]
         return Evaluation(sums["loss"] / weight, sums["metric"] / weight, int(weight))
+
+
+def _parts(model: Tensors, state: State) -> Group:
+    """A model on the state's supports, where it has nothing beside them."""
+    supports = {name: one for name, one in state.supports.items() if torch.equal(one.apply(model[name]), model[name])}
+    return group(model, supports)
 
 
 @dataclass(frozen=True)
