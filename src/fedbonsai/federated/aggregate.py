@@ -191,21 +191,26 @@ def average(
 
 
 def _mean(one: Sum, anchor: Tensor, everybody: float, kernel: Kernel) -> Tensor:
-    if one.denominator is None and one.support.kind == "dense":
-        return one.values.view(one.support.shape) / one.weight
     zero = kernel.domain == "delta" or kernel.absent == "zero"
-    if one.denominator is None and kernel.denominator == "holders":
-        present = one.values / one.weight
-        if zero:
-            return one.support.scatter(present)
-        mean = anchor.clone(memory_format=torch.contiguous_format)
-        mean.view(-1).index_copy_(0, one.support.positions, present)
-        return mean
+    if one.denominator is None and (one.support.kind == "dense" or kernel.denominator == "holders"):
+        return _shared_mean(one, anchor, zero=zero)
     held = one.held()
     old = torch.zeros(()) if zero else anchor
     if kernel.denominator == "holders":
         return torch.where(held > 0, one.numerator / held.clamp(min=1e-12), old)
     return (one.numerator + (everybody - held) * old) / everybody
+
+
+def _shared_mean(one: Sum, anchor: Tensor, *, zero: bool) -> Tensor:
+    """The mean where all clients have the same support; beside it zero, or what was there before."""
+    present = one.values / one.weight
+    if one.support.kind == "dense":
+        return present.view(one.support.shape)
+    if zero:
+        return one.support.scatter(present)
+    mean = anchor.clone(memory_format=torch.contiguous_format)
+    mean.view(-1).index_copy_(0, one.support.positions, present)
+    return mean
 
 
 def server_step(
