@@ -1,5 +1,7 @@
 """Small networks of every family, that share no code with the package's own."""
 
+import math
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -182,3 +184,65 @@ class Decoder(nn.Module):
 
     def forward(self, x):
         return self.body(x)
+
+
+class Halves(nn.Module):
+    """One half passes by, the other goes through a depthwise branch, and both are shuffled (ShuffleNet)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.out = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1)
+        self.branch = nn.Sequential(nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 3, padding=1, groups=4), nn.Conv2d(4, 4, 1))
+
+    def forward(self, x):
+        left, right = self.stem(x).chunk(2, dim=1)
+        x = torch.cat((left, self.branch(right)), 1)
+        batch, channels, height, width = x.size()
+        x = x.view(batch, 2, channels // 2, height, width).transpose(1, 2).contiguous()
+        return self.out(x.view(batch, channels, height, width))
+
+
+class Growing(nn.Module):
+    """Every layer reads all before it (DenseNet)."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.norms = nn.ModuleList(nn.BatchNorm2d(6 + 4 * one) for one in range(3))
+        self.layers = nn.ModuleList(nn.Conv2d(6 + 4 * one, 4, 3, padding=1) for one in range(3))
+        self.out = nn.Linear(18, 2)
+
+    def forward(self, x):
+        found = [self.stem(x)]
+        for norm, layer in zip(self.norms, self.layers, strict=True):
+            found.append(layer(functional.relu(norm(torch.cat(found, 1)))))
+        return self.out(torch.cat(found, 1).mean((2, 3)))
+
+
+class Causal(nn.Module):
+    """A small language model as they are often written: sizes read from the input and from attributes, mixed."""
+
+    def __init__(self, width, heads):
+        super().__init__()
+        self.n_embd, self.n_head = width, heads
+        self.tokens, self.places = nn.Embedding(7, width), nn.Embedding(5, width)
+        self.fused, self.back = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.first, self.second = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.up, self.down, self.head = nn.Linear(width, 12), nn.Linear(12, width), nn.Linear(width, 7, bias=False)
+        self.register_buffer("seen", torch.tril(torch.ones(5, 5)).view(1, 1, 5, 5))
+
+    def attend(self, x):
+        batch, time, width = x.size()
+        queries, keys, values = (
+            one.view(batch, time, self.n_head, width // self.n_head).transpose(1, 2)
+            for one in self.fused(x).split(self.n_embd, dim=2)
+        )
+        scores = (queries @ keys.transpose(-2, -1)) * (1.0 / math.sqrt(keys.size(-1)))
+        scores = scores.masked_fill(self.seen[:, :, :time, :time] == 0, float("-inf"))
+        found = (functional.softmax(scores, dim=-1) @ values).transpose(1, 2).contiguous().view(batch, time, width)
+        return self.back(found)
+
+    def forward(self, tokens):
+        x = self.tokens(tokens) + self.places(torch.arange(0, tokens.size(1)))
+        x = x + self.attend(self.first(x))
+        return self.head(x + self.down(functional.gelu(self.up(self.second(x)))))

@@ -4,16 +4,20 @@ import copy
 
 import pytest
 import torch
-from hypothesis import Phase, given, settings
+from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn import functional
+from torch.nn.utils import parametrizations
 from unit.channel_models import (
     Attention,
     Block,
+    Causal,
     Decoder,
     Dense,
     Fused,
+    Growing,
+    Halves,
     InvertedResidual,
     Recurrent,
     Squeeze,
@@ -21,8 +25,10 @@ from unit.channel_models import (
     UNet,
 )
 
+from fedbonsai.core.support import BLOCKS, Support
 from fedbonsai.models.build import build
-from fedbonsai.sparsity.channels import extract, gather, scatter, trace
+from fedbonsai.sparsity.channels import add_into, extract, gather, scatter, trace
+from fedbonsai.sparsity.channels.place import take
 
 
 def image(channels=3, size=8):
@@ -97,6 +103,9 @@ FAMILIES = {
     "sum over a concatenation": lambda: (Dense(), image(), {}),
     "squeeze and shuffle": lambda: (Squeeze(), image(), {}),
     "decoder": lambda: (Decoder(), torch.randn(2, 5), {}),
+    "halves": lambda: (Halves(), image(), {}),
+    "densely joined": lambda: (Growing(), image(), {}),
+    "causal": lambda: (Causal(8, 4), tokens(), {}),
 }
 WARNS = pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch says so of its own speed
 KNOWN = {}
@@ -266,6 +275,9 @@ def test_a_step_of_the_small_model_touches_nothing_else(name):
         ("grouped convolution", {"0": 3}),
         ("depthwise", {"0.body.0": 6, "0.body.6": 4, "1.body.0": 8}),
         ("decoder", {"body.0": 6, "body.3": 2}),
+        ("halves", {"stem": 4, "branch.0": 4}),
+        ("densely joined", {"stem": 6, "layers.0": 4, "layers.1": 4, "layers.2": 4}),
+        ("causal", {"tokens": 4, "up": 12}),
     ],
 )
 def test_groups_and_their_units(name, units):
@@ -296,6 +308,15 @@ def test_sizes_on_modules_follow():
     assert (small.cells.input_size, small.cells.hidden_size, small.embedding.embedding_dim) == (3, 2, 3)
 
 
+def test_weights_by_direction_and_length_are_cut_by_rows():
+    # No row of zeros has a direction: the reference of the other families would divide by zero.
+    model = nn.Sequential(parametrizations.weight_norm(nn.Linear(3, 6)), nn.Tanh(), nn.Linear(6, 2))
+    small, _ = extract(model, trace(model, torch.randn(2, 3)), {"0": [1, 4]})
+    example = torch.randn(2, 3)
+    torch.testing.assert_close(small[0](example), model[0](example)[:, [1, 4]])
+    assert small(example).shape == (2, 2)
+
+
 def test_tied_weights_stay_tied():
     model, _, groups = family("attention")
     small, supports = extract(model, groups, width=0.5)
@@ -312,7 +333,55 @@ def test_modes_and_frozen_parameters_are_those_of_the_model():
     assert [one.training for one in small.modules()] == [True, True, False, True]
     assert [one.requires_grad for one in small.parameters()] == [False, True, True, True, True, True]
     model[0].weight.requires_grad_(True)
-    assert extract(model, groups, width=0.5)[0][0].weight.requires_grad
+    model.eval()
+    small, _ = extract(model, groups, width=0.5)
+    assert small[0].weight.requires_grad
+    assert not any(one.training for one in small.modules())
+
+
+@pytest.mark.parametrize("when", [True, False])
+def test_what_a_model_does_in_one_mode_only_counts(when):
+    class Helped(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.out, self.help = nn.Linear(3, 6), nn.Linear(6, 2), nn.Linear(6, 2)
+
+        def forward(self, x):
+            x = torch.tanh(self.first(x))
+            return self.out(x) + self.help(x) if self.training is when else self.out(x)
+
+    model = Helped()
+    small, _ = extract(model, trace(model, torch.randn(2, 3)), width=0.5)
+    assert small.help.in_features == 3
+    assert small.train(when)(torch.randn(2, 3)).shape == (2, 2)
+
+
+@settings(max_examples=30)
+@example([40, 50], (2, 2), 0.5, 0)  # kernels, copied one by one
+@example([40, 50], (), 0.5, 0)  # rows, then columns
+@given(
+    st.lists(st.integers(1, 60), min_size=1, max_size=3),
+    st.sampled_from([(), (2, 2), (3,)]),
+    st.floats(0.1, 1),
+    st.integers(0, 2**20),
+)
+def test_values_are_cut_and_added_where_their_support_says(shape, kernel, share, seed):
+    draw = torch.Generator().manual_seed(seed)
+    shape = [*shape, *kernel]
+    index = [(torch.rand(size, generator=draw) < share).nonzero().reshape(-1) for size in shape]
+    support = Support.grid(shape, index)
+    whole, small = torch.randn(shape, generator=draw), torch.randn(support.value_shape, generator=draw)
+    cut = take(whole, support)
+    assert torch.equal(cut, support.gather(whole).view(support.value_shape))
+    assert cut.is_contiguous()
+    expected = whole + support.scatter(small.reshape(-1))
+    kept = whole.clone()
+    cut.zero_()
+    assert torch.equal(whole, kept)  # values of its own
+    add_into(kept, small, support)
+    assert torch.equal(kept, expected)
+    assert torch.equal(scatter({"one": small}, {"one": support})["one"], support.scatter(small.reshape(-1)))
+    assert support.blocks is None or len(support.blocks) <= BLOCKS
 
 
 def test_tracing_changes_neither_the_model_nor_the_random_generator():

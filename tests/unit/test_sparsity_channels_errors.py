@@ -203,6 +203,17 @@ def test_heads_that_the_code_writes_out_are_found_when_they_do_not_follow():
         extract(model, groups, {"blocks.0.queries": [0, 2]})
 
 
+def test_what_a_model_returns_must_keep_its_shape():
+    model = Does(
+        lambda module, x: (module.last(module.first(x)), torch.arange(module.first(x).shape[1])),
+        first=nn.Linear(4, 8),
+        last=nn.Linear(8, 2),
+    )
+    groups = trace(model, torch.randn(3, 4))
+    with pytest.raises(ConfigError, match=r"the model must give \[\(3, 2\), \(8,\)\], got \[\(3, 2\), \(4,\)\]"):
+        extract(model, groups, width=0.5)
+
+
 class Twice(nn.Module):
     """One layer that is called twice."""
 

@@ -90,7 +90,7 @@ def follow(t: Tracer, size: object, labels: Labels, name: str) -> None:
         return
     if isinstance(size, Extent):
         if size.source is not None and len(size.source) == len(labels):
-            t.unite(size.source, labels, name)
+            t.match(size.source, labels, name)
     elif not isinstance(size, int) or (size != -1 and not t.written(size, labels)):
         t.fix(labels, f"{name} by the number {size}, which stands in the code")
 

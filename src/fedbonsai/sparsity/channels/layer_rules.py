@@ -230,6 +230,15 @@ def einsum(t: Tracer, call: Call) -> list[Dims]:
     return [[letters[letter] for letter in output]]
 
 
+def weight_norm(t: Tracer, call: Call) -> list[Dims]:
+    """A weight by its direction and length: columns that are gone were zero, and added nothing to the length."""
+    dims = t.dims(call.args[0])
+    for own, length in zip(dims, t.dims(call.args[1]), strict=True):
+        if len(own) == len(length):
+            t.unite(own, length, call.name)
+    return [dims]
+
+
 def one_hot(_: Tracer, call: Call) -> list[Dims]:
     """Numbers become positions."""
     return [[plain(size) for size in one.shape] for one in flat(call.result)]
@@ -247,5 +256,6 @@ RULES: dict[str, Rule] = {
     "prelu": prelu,
     "einsum": einsum,
     "one_hot": one_hot,
+    "_weight_norm": weight_norm,
 }
 """Rules by name of operator."""

@@ -151,6 +151,11 @@ class Tracer(TorchFunctionMode):
             raise self.refuse(f"{name} meets {len(one)} and {len(other)} channels, which cannot be the same")
         self.atoms.unite(one, other, f"{self.place}: {name} with what is no channel of a layer, such as an input")
 
+    def match(self, one: Labels, other: Labels, name: str) -> None:
+        """Let two dimensions keep equally many channels: the same ones, unless they are the same in another order."""
+        if sorted(self.atoms.roots(one).tolist()) != sorted(self.atoms.roots(other).tolist()):
+            self.unite(one, other, name)
+
     def fix(self, labels: Labels, why: str) -> None:
         """Let channels stay, because of what happens here."""
         self.atoms.fix(labels, f"{self.place}: {why}")

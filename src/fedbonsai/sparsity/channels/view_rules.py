@@ -98,7 +98,7 @@ def _spread(t: Tracer, call: Call, flat: Labels, targets: Sequence[tuple[int, ob
     for _, size in targets:
         source = getattr(size, "source", None)
         if source is not None and len(source) == len(flat):
-            t.unite(source, flat, call.name)
+            t.match(source, flat, call.name)
     roots = t.atoms.roots(flat).reshape(shape)
     varying = [dim for dim in range(len(shape)) if (roots != roots.take([0], axis=dim)).any()]
     # A single unit, or one per index of a single dimension: nothing has to be tied.
