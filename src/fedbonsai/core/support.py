@@ -159,7 +159,10 @@ class Support:
         breaks = [_breaks(size, one) for size, one in zip(self.shape, self.index or (), strict=self.index is not None)]
         if math.prod(len(one) + 1 for one in breaks) > BLOCKS:
             return None
-        runs = [_runs(one, own) for one, own in zip(self.index or (), breaks, strict=self.index is not None)]
+        # What comes after the last dimension that is cut needs no slice, and costs none.
+        cut = [dim for dim, one in enumerate(self.index or ()) if one.numel() != self.shape[dim]]
+        depth = cut[-1] + 1 if cut else 0
+        runs = [_runs(one, own) for one, own in zip((self.index or ())[:depth], breaks, strict=False)]
         return tuple((tuple(run[0] for run in box), tuple(run[1] for run in box)) for box in product(*runs))
 
     @cached_property

@@ -62,7 +62,7 @@ def add_into(whole: Tensor, small: Tensor, support: Support) -> None:
         raise SupportError(f"a tensor on this support must have shape {support.value_shape}, got {tuple(small.shape)}")
     if support.blocks is not None:
         for there, here in support.blocks:
-            whole[there].add_(small[here])
+            whole[there].add_(small[here] if len(support.blocks) > 1 else small)
         return
     rows = None
     for dim, index in _partial(support):
