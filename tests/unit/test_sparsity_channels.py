@@ -324,6 +324,23 @@ def test_tied_weights_stay_tied():
     assert "out.weight" not in supports
 
 
+def test_what_a_module_holds_beside_its_children_is_its_own():
+    class Holding(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last = nn.Linear(4, 6), nn.Linear(6, 2)
+            self.layers, self.start = [self.first, self.last], self.first.forward
+
+        def forward(self, x):
+            return self.layers[1](torch.relu(self.start(x)))
+
+    model = Holding()
+    small, _ = extract(model, trace(model, torch.randn(1, 4)), width=0.5)
+    assert small.layers[0] is small.first
+    assert small.start.__self__ is small.first is not model.first
+    assert small(torch.randn(2, 4)).shape == (2, 2)
+
+
 def test_modes_and_frozen_parameters_are_those_of_the_model():
     model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Linear(6, 2))
     groups = trace(model, torch.randn(3, 4))
@@ -337,6 +354,14 @@ def test_modes_and_frozen_parameters_are_those_of_the_model():
     small, _ = extract(model, groups, width=0.5)
     assert small[0].weight.requires_grad
     assert not any(one.training for one in small.modules())
+
+
+def test_a_model_may_be_more_precise_than_the_one_that_was_traced():
+    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+    groups = trace(model, torch.randn(1, 4))
+    small, _ = extract(copy.deepcopy(model).double(), groups, width=0.5)
+    assert small[0].weight.dtype == torch.float64
+    assert extract(model, groups, width=0.5)[0][0].weight.dtype == torch.float32
 
 
 @pytest.mark.parametrize("when", [True, False])

@@ -173,7 +173,7 @@ def _check(small: nn.Module, groups: Groups, index: Index, counts: tuple[int, ..
     """
     hint = "a number of channels or heads that its code writes out cannot follow; make it an attribute or read a shape"
     try:
-        record = observe(small, groups.inputs, evenly=groups.evenly)
+        record = observe(small, _as_precise(groups.inputs, small), evenly=groups.evenly)
     except ConfigError as error:
         raise ConfigError(f"with {_said(groups, counts)} the model no longer runs: {error}; {hint}") from error
     if record.shapes != list(groups.outputs):
@@ -183,6 +183,12 @@ def _check(small: nn.Module, groups: Groups, index: Index, counts: tuple[int, ..
     wrong = _mixed(record, groups, index, counts)
     if wrong is not None:
         raise ConfigError(f"with {_said(groups, counts)} layer {wrong!r} mixes channels that it kept apart; {hint}")
+
+
+def _as_precise(inputs: tuple[Tensor, ...], model: nn.Module) -> tuple[Tensor, ...]:
+    """The example in the type of a model, which need not be the one of the trace."""
+    kinds = [one.dtype for one in model.parameters() if one.is_floating_point()][:1]
+    return tuple(one.to(kinds[0]) if kinds and one.is_floating_point() else one for one in inputs)
 
 
 def _said(groups: Groups, counts: tuple[int, ...]) -> str:
