@@ -34,14 +34,13 @@ HOST = "127.0.0.1"
 DEVICES = "devices"
 """Where a run that is not over keeps what its devices remember."""
 
-START_UP = 120.0
-"""Seconds that all processes together have to come up."""
+START_UP, PER_NODE = 120.0, 15.0
+"""Seconds that all processes together have to come up, and what each further device adds."""
 
 QUIET = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.05",
     "OMP_WAIT_POLICY": "PASSIVE",
     "OMP_NUM_THREADS": "1",
 }
@@ -76,11 +75,12 @@ class Processes:
         Raises:
             RoundError: A process has ended meanwhile, or it takes too long.
         """
-        until = time.monotonic() + START_UP
+        patience = START_UP + PER_NODE * len(self.running)
+        until = time.monotonic() + patience
         while not ready():
             self.check()
             if time.monotonic() > until:
-                raise RoundError(f"a federation must be up within {START_UP:g} s, it is not; is the machine busy?")
+                raise RoundError(f"a federation must be up within {patience:g} s, it is not; is the machine busy?")
             time.sleep(0.1)
 
     def check(self, but: tuple[str, ...] = ()) -> None:
@@ -145,7 +145,8 @@ def run(experiment: Experiment, out: Path, source: Source, observer: Observer | 
     """
     experiment = resolve(experiment)
     nodes = _share(experiment)
-    settings: dict[str, str | int] = {"out": str(out.resolve()), "min-nodes": len(nodes)}
+    settings: dict[str, str | float] = {"out": str(out.resolve()), "min-nodes": len(nodes)}
+    settings["wait-seconds"] = START_UP + PER_NODE * len(nodes)
     if source.data_dir is not None:
         settings["data-dir"] = str(source.data_dir.resolve())
     with claimed(out, experiment), tempfile.TemporaryDirectory(prefix="fedbonsai-") as name:
@@ -205,7 +206,7 @@ def federation(
 
 
 @contextmanager
-def flower(scratch: Path, nodes: Sequence[Mapping[str, str | int]]) -> Iterator[Processes]:
+def flower(scratch: Path, nodes: Sequence[Mapping[str, str | float]]) -> Iterator[Processes]:
     """A SuperLink, known to ``flwr`` as ``loopback``, and SuperNodes; all end with the block.
 
     They speak without TLS: nothing leaves this machine, and against its other users a certificate would not help,
@@ -226,6 +227,8 @@ def flower(scratch: Path, nodes: Sequence[Mapping[str, str | int]]) -> Iterator[
     )
     programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
     environment = {**os.environ, **QUIET, "FLWR_HOME": str(scratch / "flwr"), "PATH": programs}
+    # How often each node asks for work on its own machine: many that ask often would do nothing else.
+    environment["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = f"{0.05 * len(nodes):g}"
     processes, insecure = Processes(scratch, environment), ["--insecure", "--host", HOST]
     try:
         server = [*insecure, "--port", str(link), "--disable-runtime-dependency-installation"]
@@ -327,7 +330,7 @@ def program(name: str) -> Path:
     return Path(found)
 
 
-def pairs(settings: Mapping[str, str | int]) -> str:
+def pairs(settings: Mapping[str, str | float]) -> str:
     """Settings as Flower's command line takes them."""
     return " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
 
