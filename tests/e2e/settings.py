@@ -36,11 +36,12 @@ TABLE: dict[str, tuple[Any, Settings]] = {
     "engine": ("processes", {}),
     "workers": (3, {"engine": "processes"}),
     "client_timeout": (60.0, {}),
+    "max_examples": (1_000_000, {}),
     "error_feedback": (True, {"uplink": "int8", "rounds": 2, "cohort": 3}),
 }
 """Settings of experiments whose ranges do not say all: a value that differs from `BASE`, and what it is given with."""
 
-WITHOUT_EFFECT = frozenset(("engine", "workers", "client_timeout", "window_mb", "min_clients"))
+WITHOUT_EFFECT = frozenset(("engine", "workers", "client_timeout", "window_mb", "max_examples", "min_clients"))
 """Settings that change nothing of what comes out of a run in which nothing goes wrong."""
 
 BESIDE: dict[tuple[str, str], Settings] = {

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tests.e2e.deployment import Site, marked
 
-HERE = Path(os.environ["SITE"]) / os.environ["ROLE"]
+HERE = Path(os.environ.get("SITE", "")) / os.environ.get("ROLE", "")
 UNIT = "FEDBONSAI_UNIT"
 Settings = list[tuple[str, str]]
 

@@ -71,7 +71,10 @@ def test_a_setting_of_a_method_is_taken(run, method, name, settings):
             ["--set", "server_optimizer=sgd"],
             "server_optimizer: input should be 'none', 'momentum' or 'adam', got 'sgd'",
         ),
-        (["--engine", "warp"], "error: engine: input should be 'auto', 'local', 'processes' or 'ray', got 'warp'"),
+        (
+            ["--engine", "warp"],
+            "error: engine: input should be 'auto', 'local', 'processes', 'ray' or 'flower', got 'warp'",
+        ),
         (["--set", "lr"], "error: a setting must be written key=value, got 'lr'"),
         (["--set", "lr=1", "--set", "lr=2"], "error: a setting must be given once, got 'lr' twice"),
         (

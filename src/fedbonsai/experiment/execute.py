@@ -109,8 +109,8 @@ def execute(job: Job, out: Path | None = None, observer: Observer | None = None)
     with claimed(out, experiment), telling(out) as tell, one_thread():
         bench = Bench(prepared, make_work(experiment), experiment.seed)
         engine = job.engine(bench, tell) if job.engine else make_engine(experiment, job.method, bench)
-        run = make_run(job, bench, engine, out)
         try:
+            run = make_run(job, bench, engine, out)
             begun = run.start()
             tell("start", started(experiment, run, begun, choose_engine(experiment, bench)))
             checkpoint = run.run(observing(tell, run.setting.rounds, observer), begun)
