@@ -171,3 +171,18 @@ def test_an_own_metric_reaches_the_prepared_task():
     task = Task(model, "mse", [(INPUTS, INPUTS)], (INPUTS, INPUTS), metric=lambda outputs, targets: outputs[:, 0])
     prepared = task.prepared(0.0, seed=0)
     assert prepared.loss.per_example(INPUTS, INPUTS).tolist() == [0, 3, 6, 9]
+
+
+def test_splits_are_drawn_for_those_who_take_part_and_kept_up_to_a_number(monkeypatch):
+    monkeypatch.setattr("fedbonsai.learning.task.SPLITS", 2)
+    pool = Pool(torch.arange(40).view(20, 2), torch.zeros(20))
+    positions = [torch.arange(7), torch.arange(7, 10), torch.arange(10, 11), torch.arange(11, 20)]
+    splits = Task(model, "mse", pool, pool, positions=positions).prepared(0.3, seed=5, holdout=0.2).splits
+    assert splits.sizes == [4, 1, 1, 4]
+    for client in (0, 3, 1, 2, 0):
+        drawn, alone = splits[client], split(positions[client], 0.3, 0.2, 5, client)
+        assert len(splits._drawn) <= 2
+        assert splits[client] is drawn
+        for part in ("train", "validation", "holdout"):
+            assert getattr(drawn, part).tolist() == getattr(alone, part).tolist()
+        assert len(drawn.train) == splits.sizes[client]

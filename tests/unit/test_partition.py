@@ -37,7 +37,7 @@ def test_every_scheme_gives_disjoint_sorted_positions(scheme):
         assert own.dtype == torch.int64
         assert len(own) > 0
         assert bool((own.diff() > 0).all())
-    together = torch.cat(positions)
+    together = torch.cat(list(positions))
     assert len(together) == len(together.unique())
     assert scheme == "shards" or len(together) == 1000
 

@@ -10,9 +10,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from fedbonsai.core.errors import ConfigError, DataError, lookup
+from fedbonsai.core.ragged import Ragged
 from fedbonsai.core.seeds import seed_of
 from fedbonsai.data.dataset import Dataset
 from fedbonsai.data.extras import require
@@ -67,7 +67,7 @@ def partition(
     clients: int | None,
     seed: int,
     options: Options = DEFAULT_OPTIONS,
-) -> list[Tensor]:
+) -> Ragged:
     """Say which training examples each client holds.
 
     Args:
@@ -101,7 +101,7 @@ def partition(
         positions = _by_name(dataset, scheme, clients, seed, options)
     else:
         positions = _by_partitioner(dataset, scheme, clients)
-    return [torch.from_numpy(np.sort(own)) for own in positions]
+    return Ragged.of(torch.from_numpy(np.sort(own)) for own in positions)
 
 
 def _by_name(dataset: Dataset, scheme: str, clients: int | None, seed: int, options: Options) -> Positions:

@@ -95,4 +95,6 @@ def natural(ids: np.ndarray, clients: int | None = None) -> Positions:
     if clients is not None and clients > len(names):
         raise ConfigError(f"clients must be at most {len(names)}, the ids of the data set, got {clients}")
     kept = np.sort(np.argsort(-sizes, kind="stable")[:clients])
-    return [np.flatnonzero(owner == one) for one in kept]
+    # All ids in one sort, rather than a search through the owners for each.
+    by_owner = np.split(np.argsort(owner, kind="stable"), np.cumsum(sizes)[:-1])
+    return [by_owner[one] for one in kept]

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fedbonsai.core.ragged import Ragged
 from fedbonsai.engines.memories import serve
 from fedbonsai.federated.client import Client, Coding
 from fedbonsai.federated.method import Method
 from fedbonsai.learning.bench import Bench
-from fedbonsai.learning.task import Pool, PreparedTask, Split
+from fedbonsai.learning.task import Pool, PreparedTask
 from fedbonsai.learning.work import NormPolicy, Work
 
 
@@ -55,8 +56,8 @@ class Kit:
         task: What is learned, without its data.
         inputs: Those of the pool of all clients.
         targets: Theirs.
-        positions: Where the clients' examples stand in the pool, all parts of all splits in a row.
-        lengths: How many belong to each part.
+        positions: Where the clients' examples stand in the pool, all clients' in a row.
+        bounds: Where each client's begin in them.
         work: The local work.
         seed: The seed of the run.
         norm_policy: See `Client`.
@@ -68,7 +69,7 @@ class Kit:
     inputs: Shared
     targets: Shared
     positions: Shared
-    lengths: tuple[int, ...]
+    bounds: Shared
     work: Work
     seed: int
     norm_policy: NormPolicy
@@ -78,15 +79,14 @@ class Kit:
     def of(client: Client) -> "Kit":
         """Take a client object apart. The test set stays behind: no client looks at it."""
         task = client.bench.task
-        parts = [one.long() for own in task.splits for one in (own.train, own.validation, own.holdout)]
-        nothing = torch.empty(0)
+        nothing, none = torch.empty(0), replace(task.splits, positions=Ragged.of([]), _drawn={})
         return Kit(
             client.method,
-            replace(task, pool=Pool(nothing, nothing, task.pool.prepare), splits=(), test=Pool(nothing, nothing)),
+            replace(task, pool=Pool(nothing, nothing, task.pool.prepare), splits=none, test=Pool(nothing, nothing)),
             Shared.of(task.pool.inputs),
             Shared.of(task.pool.targets),
-            Shared.of(torch.cat(parts)),
-            tuple(len(one) for one in parts),
+            Shared.of(task.splits.positions.flat),
+            Shared.of(task.splits.positions.bounds),
             client.bench.work,
             client.bench.seed,
             client.norm_policy,
@@ -95,8 +95,8 @@ class Kit:
 
     def client(self) -> Client:
         """A client object that does the same as the one that was taken apart, bit for bit."""
-        parts = torch.split(self.positions.tensor(), list(self.lengths))
-        splits = tuple(Split(*parts[first : first + 3]) for first in range(0, len(parts), 3))
+        positions = Ragged(self.positions.tensor(), self.bounds.tensor())
+        splits = replace(self.task.splits, positions=positions, _drawn={})
         pool = Pool(self.inputs.tensor(), self.targets.tensor(), self.task.pool.prepare)
         bench = Bench(replace(self.task, pool=pool, splits=splits), self.work, self.seed)
         return Client(self.method, bench, self.norm_policy, self.coding)

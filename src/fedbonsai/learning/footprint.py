@@ -76,8 +76,7 @@ def footprint(bench: Bench) -> Footprint:
     work, flat = bench.work, 4 * bench.flat.numel()
     remembered = {"adam": 3 * flat, "sgd": flat if work.momentum else 0}[work.optimizer]
     flops = bench.cost.forward + bench.cost.backward
-    sizes = [len(one.train) for one in bench.task.splits] or [0]
-    examples = work.epochs * max(sizes) if work.steps is None else work.steps * work.batch_size
+    examples = work.epochs * max(bench.task.sizes, default=0) if work.steps is None else work.steps * work.batch_size
     return Footprint(bench.layout.count(), flops, 4 * flat + remembered + _activations(bench), flops * examples)
 
 

@@ -1,14 +1,14 @@
 """What is to be learned: a model, a loss, every client's data and a test set."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Protocol, overload, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from fedbonsai.core.errors import DataError
+from fedbonsai.core.ragged import Ragged
 from fedbonsai.core.seeds import generator
 from fedbonsai.learning.losses import Loss, LossFunction, MetricFunction, as_loss
 
@@ -64,6 +64,53 @@ class Split:
     holdout: Tensor
 
 
+SPLITS = 10_000
+"""Splits that are kept once they were drawn; those of a larger population are drawn again."""
+
+
+@dataclass(frozen=True, eq=False)
+class Splits(Sequence[Split]):
+    """Every client's split, drawn when it is first asked for: most of a large population never takes part.
+
+    Attributes:
+        positions: The examples of each client.
+        validation: Share for decisions, in [0, 1).
+        holdout: Share for evaluating personal models, in [0, 1).
+        seed: The seed of the run.
+    """
+
+    positions: Ragged
+    validation: float = 0.0
+    holdout: float = 0.0
+    seed: int = 0
+    _drawn: dict[int, Split] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @overload
+    def __getitem__(self, client: int) -> Split: ...
+
+    @overload
+    def __getitem__(self, client: slice) -> list[Split]: ...
+
+    def __getitem__(self, client: int | slice) -> Split | list[Split]:
+        if isinstance(client, slice):
+            return [self[one] for one in range(len(self))[client]]
+        if client not in self._drawn:
+            if len(self._drawn) >= SPLITS:
+                self._drawn.clear()
+            drawn = split(self.positions[client], self.validation, self.holdout, self.seed, client)
+            self._drawn[client] = drawn
+        return self._drawn[client]
+
+    @property
+    def sizes(self) -> list[int]:
+        """Training examples of each client, for which nothing need be drawn."""
+        lengths = self.positions.lengths.tolist()
+        return [own - sum(_sizes(own, self.validation, self.holdout)) for own in lengths]
+
+
 Data = Pool | MapDataset | tuple[Tensor, Tensor]
 """A pool, any data set with a length and ``(input, target)`` items, or a pair of tensors."""
 
@@ -111,18 +158,18 @@ class Task:
             raise DataError("a task needs at least one client, got none")
         test = as_pool(self.test)
         if isinstance(self.clients, int):
-            nothing = torch.empty(0, dtype=torch.int64)
-            splits = [Split(nothing, nothing, nothing)] * self.clients
-            return PreparedTask(self.model, as_loss(self.loss, self.metric), test, tuple(splits), test)
+            nothing = Ragged(torch.empty(0, dtype=torch.int64), torch.zeros(self.clients + 1, dtype=torch.int64))
+            return PreparedTask(self.model, as_loss(self.loss, self.metric), test, Splits(nothing), test)
         if isinstance(self.clients, Pool):
             pool = self.clients
-            positions = [torch.arange(len(pool))] if self.positions is None else list(self.positions)
+            given = [torch.arange(len(pool))] if self.positions is None else self.positions
+            positions = given if isinstance(given, Ragged) else Ragged.of(given)
         else:
             pool, positions = _join([as_pool(data) for data in self.clients])
-        if not positions:
+        if not len(positions):
             raise DataError("a task needs at least one client, got none")
-        splits = [split(own, validation, holdout, seed, client) for client, own in enumerate(positions)]
-        return PreparedTask(self.model, as_loss(self.loss, self.metric), pool, tuple(splits), test)
+        splits = Splits(positions, validation, holdout, seed)
+        return PreparedTask(self.model, as_loss(self.loss, self.metric), pool, splits, test)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,18 +179,18 @@ class PreparedTask:
     model: Callable[[], nn.Module]
     loss: Loss
     pool: Pool
-    splits: tuple[Split, ...]
+    splits: Splits
     test: Pool
 
     @property
     def sizes(self) -> list[int]:
         """Training examples of each client."""
-        return [len(one.train) for one in self.splits]
+        return self.splits.sizes
 
     @property
     def elsewhere(self) -> bool:
         """Whether all clients' data are on devices of their own, and none of it here."""
-        return not any(self.sizes)
+        return not len(self.splits.positions.flat)
 
 
 def split(positions: Tensor, validation: float, holdout: float, seed: int, client: int) -> Split:
@@ -153,13 +200,18 @@ def split(positions: Tensor, validation: float, holdout: float, seed: int, clien
     single example trains on it.
     """
     shuffled = positions[torch.randperm(len(positions), generator=generator(seed, "split", client=client))]
+    kept, held = _sizes(len(positions), validation, holdout)
+    return Split(shuffled[held + kept :], shuffled[held : held + kept], shuffled[:held])
+
+
+def _sizes(examples: int, validation: float, holdout: float) -> tuple[int, int]:
+    """How many of a client's examples are kept for decisions, and how many for evaluation."""
 
     def size(share: float) -> int:
-        return min(max(1, round(share * len(positions))), max(0, len(positions) - 2)) if share > 0 else 0
+        return min(max(1, round(share * examples)), max(0, examples - 2)) if share > 0 else 0
 
-    held, kept = size(holdout), size(validation)
-    kept = min(kept, max(0, len(positions) - held - 1))
-    return Split(shuffled[held + kept :], shuffled[held : held + kept], shuffled[:held])
+    held = size(holdout)
+    return min(size(validation), max(0, examples - held - 1)), held
 
 
 def as_pool(data: Data) -> Pool:
@@ -183,7 +235,7 @@ def as_pool(data: Data) -> Pool:
     return Pool(inputs, targets)
 
 
-def _join(pools: list[Pool]) -> tuple[Pool, list[Tensor]]:
+def _join(pools: list[Pool]) -> tuple[Pool, Ragged]:
     """Concatenate the clients' pools, and say where each came to lie."""
     filled = [pool for pool in pools if len(pool)]
     if not filled:
@@ -192,11 +244,11 @@ def _join(pools: list[Pool]) -> tuple[Pool, list[Tensor]]:
         shapes = {tuple(getattr(pool, what).shape[1:]) for pool in filled}
         if len(shapes) > 1:
             raise DataError(f"the {what} of all clients must have one shape, got {sorted(shapes)}")
-    bounds = torch.tensor([0] + [len(pool) for pool in pools]).cumsum(0).tolist()
+    bounds = torch.tensor([0] + [len(pool) for pool in pools]).cumsum(0)
     joined = Pool(
         torch.cat([pool.inputs for pool in filled]), torch.cat([pool.targets for pool in filled]), filled[0].prepare
     )
-    return joined, [torch.arange(start, end) for start, end in pairwise(bounds)]
+    return joined, Ragged(torch.arange(len(joined)), bounds)
 
 
 def _class_numbers(targets: Tensor) -> Tensor:
