@@ -52,6 +52,8 @@ class Experiment:
             evaluation personal), or measured in a stage of its own before each evaluation.
         seed: Seed of everything random.
         evaluate_every: Rounds between two evaluations on the test set.
+        judges: Clients whose data judge personal models and give the training error: a sample of the population, the
+            same in every round; 10,000 by default, or all if there are fewer.
         uplink: How the values of updates are coded; all but ``fp32`` and ``raw`` lose some of them.
         downlink: The same for tasks.
         error_feedback: Clients add what the coding of an update dropped to their next one.
@@ -99,6 +101,7 @@ class Experiment:
     batch_norm: Literal["average", "local", "static"] = "average"
     seed: Annotated[int, Range(0, 2**63, open_high=True)] = 0
     evaluate_every: Count = 1
+    judges: Count | None = None
     uplink: Values = "fp32"
     downlink: Values = "fp32"
     error_feedback: bool = False

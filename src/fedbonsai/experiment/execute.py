@@ -28,7 +28,7 @@ from fedbonsai.federated.checkpoint import Checkpoint
 from fedbonsai.federated.engine import Engine
 from fedbonsai.federated.exchange import Rules
 from fedbonsai.federated.method import Method
-from fedbonsai.federated.run import Observer, Run, Schedule
+from fedbonsai.federated.run import JUDGES, Observer, Run, Schedule
 from fedbonsai.federated.submodels import only_grids
 from fedbonsai.learning.bench import Bench, channels_of
 from fedbonsai.learning.task import PreparedTask, Task
@@ -163,13 +163,14 @@ def make_run(job: Job, bench: Bench, engine: Engine, out: Path | None) -> Run:
         make_robust(experiment, job.method),
     )
     directory = None if out is None else out / CHECKPOINT
+    judges = experiment.judges or JUDGES
     return Run(
         job.method,
         make_setting(job.method, experiment, bench),
         engine,
         bench,
         rules,
-        Schedule(experiment.evaluate_every, experiment.batch_norm, directory, experiment.digest),
+        Schedule(experiment.evaluate_every, experiment.batch_norm, directory, experiment.digest, judges),
     )
 
 

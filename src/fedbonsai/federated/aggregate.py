@@ -111,6 +111,7 @@ class Total:
         members: Whose updates were added, in their order.
         seconds: How long each member took, from its task to its answer, as the engine measured; differs between runs.
         supports: Where each member's weights are; for methods that need more than sums.
+        sums_only: Whether nobody asks for those: they grow with the cohort.
     """
 
     stage: str = "train"
@@ -120,6 +121,7 @@ class Total:
     members: list[int] = field(default_factory=list)
     seconds: dict[int, float] = field(default_factory=dict)
     supports: dict[int, dict[str, Support]] = field(default_factory=dict)
+    sums_only: bool = False
 
     @property
     def clients(self) -> int:
@@ -138,13 +140,7 @@ class Total:
         Raises:
             SupportError: A tensor has another shape than the clients before sent.
         """
-        for name, parts in update.groups.items():
-            for tensor, part in parts.items():
-                known = self.groups.get(name, {}).get(tensor)
-                if known is not None and known.support.shape != part.support.shape:
-                    raise SupportError(
-                        f"{name}/{tensor}: an update must have shape {known.support.shape}, got {part.support.shape}"
-                    )
+        self._check(update)
         for name, parts in update.groups.items():
             sums = self.groups.setdefault(name, {})
             for tensor, part in parts.items():
@@ -155,7 +151,17 @@ class Total:
             self.numbers[name] = self.numbers.get(name, 0.0) + value
         self.weight += update.weight
         self.members.append(update.client)
-        self.supports[update.client] = update.supports() if "weights" in update.groups else {}
+        if not self.sums_only:
+            self.supports[update.client] = update.supports() if "weights" in update.groups else {}
+
+    def _check(self, update: Message) -> None:
+        for name, parts in update.groups.items():
+            for tensor, part in parts.items():
+                known = self.groups.get(name, {}).get(tensor)
+                if known is not None and known.support.shape != part.support.shape:
+                    raise SupportError(
+                        f"{name}/{tensor}: an update must have shape {known.support.shape}, got {part.support.shape}"
+                    )
 
 
 def average(

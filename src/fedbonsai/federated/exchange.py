@@ -185,6 +185,8 @@ def _parameters(task: Message, state: State) -> int:
 
 def draw_cohort(plan: Plan, state: State, rules: Rules) -> list[int]:
     """Draw the clients of a turn without replacement, in increasing order; the seed and the turn decide."""
+    if isinstance(plan.cohort, tuple):
+        return sorted(plan.cohort)
     population = state.setting.clients
     wanted = {"sampled": rules.cohort, "all": population}.get(str(plan.cohort), plan.cohort)
     shuffled = torch.randperm(population, generator=generator(state.setting.seed, "cohort", state.turn))

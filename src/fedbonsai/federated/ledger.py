@@ -18,6 +18,9 @@ KINDS = ("values", "supports", "overhead")
 Traffic = dict[str, dict[str, dict[str, int]]]
 """Bytes by direction, group of the message, and kind."""
 
+NAMED = 1000
+"""Clients that a row names; of a larger cohort it names so many at even distances, and counts all in its sums."""
+
 Row = dict[str, Any]
 """One line of ``rounds`` in ``result.json``."""
 
@@ -87,6 +90,8 @@ class Ledger:
     def row(self, after: State, total: Total) -> Row:
         """The line of this round in ``result.json``."""
         loss = total.numbers.get("loss")
+        step = -(-len(self.asked) // NAMED) or 1
+        named = dict.fromkeys(self.asked[::step])
         bookings = [booked for groups in self.traffic.values() for booked in groups.values()]
         return {
             "round": after.round,
@@ -100,14 +105,14 @@ class Ledger:
             "bytes_up": sum(own["up"] for own in self.by_client.values()),
             "bytes_by_kind": {kind: sum(booked[kind] for booked in bookings) for kind in KINDS},
             "traffic": self.traffic,
-            "bytes_by_client": {str(client): own for client, own in self.by_client.items()},
-            "work_by_client": {str(client): own for client, own in self.work.items()},
-            "seconds_by_client": {str(client): own for client, own in self.seconds.items()},
+            "bytes_by_client": {str(client): self.by_client[client] for client in named},
+            "work_by_client": {str(client): self.work[client] for client in named},
+            "seconds_by_client": {str(client): self.seconds[client] for client in named if client in self.seconds},
             "seconds": time.perf_counter() - self.started,
             "flops": sum(own["flops"] for own in self.work.values()),
             "clients": len(self.accepted),
             "dropped": len(self.dropped),
-            "dropped_why": {str(client): reason for client, reason in self.dropped.items()},
+            "dropped_why": {str(client): reason for client, reason in list(self.dropped.items())[:NAMED]},
         }
 
 

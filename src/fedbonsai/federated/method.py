@@ -18,11 +18,12 @@ class Plan:
     Attributes:
         stage: ``train`` for a training round; any other name is a stage of the method's own (scoring, warm-up), whose
             bytes and FLOPs are charged but which does not count as a round.
-        cohort: Who takes part: ``sampled`` draws the run's cohort, ``all`` asks everybody, a number draws so many.
+        cohort: Who takes part: ``sampled`` draws the run's cohort, ``all`` asks everybody, a number draws so many; or
+            the clients themselves.
     """
 
     stage: str = "train"
-    cohort: Literal["sampled", "all"] | int = "sampled"
+    cohort: Literal["sampled", "all"] | int | tuple[int, ...] = "sampled"
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,10 @@ class Traits:
 class ServerSide(Protocol):
     """The part of a method that a round on the server needs."""
 
+    @property
+    def traits(self) -> Traits:
+        """What it needs and allows: a class attribute, unless its settings decide."""
+
     def plan(self, state: State) -> Plan:
         """Say what the next turn is."""
 
@@ -70,10 +75,6 @@ class Method(ServerSide, Protocol):
     """A federated method: a final frozen dataclass whose fields are its paper's hyperparameters."""
 
     name: ClassVar[str]
-
-    @property
-    def traits(self) -> Traits:
-        """What it needs and allows: a class attribute, unless its settings decide."""
 
     def init(self, setting: Setting, weights: Tensors) -> State:
         """Make the state that a run begins with from freshly initialised weights."""

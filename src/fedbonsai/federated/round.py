@@ -29,7 +29,7 @@ def run_round(method: ServerSide, state: State, engine: Engine, rules: Rules) ->
     plan = method.plan(state)
     ledger = Ledger(state, plan.stage)
     exchange = Exchange(method, state, plan, rules, ledger)
-    total, kept = Total(plan.stage), list[Group]()
+    total, kept = Total(plan.stage, sums_only=method.traits.sums_only), list[Group]()
     for answer in collect(engine, exchange.tasks(), rules.window_bytes, exchange.again):
         try:
             with span("decode", answer.client):

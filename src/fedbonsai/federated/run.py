@@ -5,12 +5,13 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
 from fedbonsai.core.errors import RoundError
 from fedbonsai.core.message import Group, Message, group
+from fedbonsai.core.seeds import generator
 from fedbonsai.core.state import Setting, State, Tensors
 from fedbonsai.core.timing import ROUND, span
 from fedbonsai.federated import checkpoint as checkpoints
@@ -20,7 +21,7 @@ from fedbonsai.federated.client import EVALUATE, JUDGE, STATISTICS
 from fedbonsai.federated.engine import Engine
 from fedbonsai.federated.exchange import Rules
 from fedbonsai.federated.ledger import Row
-from fedbonsai.federated.method import Method, NestedMethod, Plan, ServerSide
+from fedbonsai.federated.method import Method, NestedMethod, Plan, ServerSide, Traits
 from fedbonsai.federated.round import run_round
 from fedbonsai.federated.submodels import loaded, only_grids
 from fedbonsai.learning.bench import Bench, Evaluation
@@ -32,6 +33,8 @@ logger = logging.getLogger(__name__)
 
 Observer = Callable[[Row], None]
 MAX_STAGES_IN_A_ROW = 10_000
+JUDGES = 10_000
+"""Clients that judge unless a run says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -43,12 +46,15 @@ class Schedule:
         norm_policy: See `Client`.
         directory: Where checkpoints go; None writes none.
         experiment: Digest of the experiment, written into them.
+        judges: Clients whose data judge personal models, and the final model on training data; of a larger population
+            a sample, the same for the whole run.
     """
 
     evaluate_every: int = 1
     norm_policy: NormPolicy = "average"
     directory: Path | None = None
     experiment: str = ""
+    judges: int = JUDGES
 
 
 @dataclass
@@ -171,18 +177,26 @@ class Run:
         }
 
     def train_metric(self, state: State) -> Evaluation:
-        """The final model on all training data (of personal methods: what is shared of it).
+        """The final model on the training data of `judges` (of personal methods: what is shared of it).
 
         A client whose data the model cannot take was no part of the training, and is no part of this either.
         """
         if self.bench.task.elsewhere:
             return self._ask_clients(state, JUDGE)
         bench = loaded(self.bench, self.deployed(state), only_grids(state.supports))
-        found = [_learned(bench, client) for client in range(len(bench.task.splits))]
+        found = [_learned(bench, client) for client in self.judges()]
         examples = sum(one.examples for one in found)
         loss = sum(one.loss * one.examples for one in found) / max(examples, 1)
         metric = sum(one.metric * one.examples for one in found) / max(examples, 1)
         return Evaluation(loss, metric, examples)
+
+    def judges(self) -> tuple[int, ...]:
+        """The clients whose data judge: all of them, or the run's sample of a large population."""
+        clients, wanted = self.setting.clients, self.schedule.judges
+        if wanted >= clients:
+            return tuple(range(clients))
+        drawn = torch.randperm(clients, generator=generator(self.setting.seed, "judges"))[:wanted]
+        return tuple(drawn.sort().values.tolist())
 
     def deployed(self, state: State) -> Tensors:
         """The tensors of the result, with the statistics that its batch norms need."""
@@ -195,7 +209,7 @@ class Run:
         sums: dict[str, float] = {}
         rules = replace(self.rules, min_clients=1, downlink="fp32" if stage == JUDGE else self.rules.downlink)
         model = _parts(self.deployed(state), state) if stage == JUDGE else None
-        run_round(_Evaluation(self.method, sums, model), state, self.engine, rules)
+        run_round(_Evaluation(self.method, self.judges(), sums, model), state, self.engine, rules)
         weight = sums["weight"]
         return Evaluation(sums["loss"] / weight, sums["metric"] / weight, int(weight))
 
@@ -220,6 +234,7 @@ def _parts(model: Tensors, state: State) -> Group:
 class _Statistics:
     """Wraps a method: one stage in which the cohort measures the batch-norm statistics of the global model."""
 
+    traits: ClassVar[Traits] = Traits()
     method: ServerSide
     model: Group | None = None
 
@@ -236,17 +251,19 @@ class _Statistics:
 
 @dataclass(frozen=True)
 class _Evaluation:
-    """Wraps a method: one stage in which every client judges its own model, or the one that is given, on its own data.
+    """Wraps a method: one stage in which clients judge their own models, or the one that is given, on their own data.
 
     Nothing of it is charged.
     """
 
+    traits: ClassVar[Traits] = Traits()
     method: ServerSide
+    judges: tuple[int, ...]
     sums: dict[str, float]
     model: Group | None = None
 
     def plan(self, _: State) -> Plan:
-        return Plan(EVALUATE if self.model is None else JUDGE, cohort="all")
+        return Plan(EVALUATE if self.model is None else JUDGE, cohort=self.judges)
 
     def distribute(self, state: State, client: int) -> Message:
         return self.method.distribute(state, client) if self.model is None else Message({"weights": self.model})

@@ -1,0 +1,57 @@
+"""What a run keeps and writes stays small however many clients there are."""
+
+from dataclasses import replace
+
+import pytest
+from contract.federation import CLIENTS, finished, make_run
+from contract.seams import OwnBias, PerClientMask
+
+from fedbonsai.federated.ledger import NAMED
+from fedbonsai.federated.run import Schedule
+from fedbonsai.methods.fedavg import FedAvg
+from fedbonsai.methods.lotteryfl import LotteryFL
+
+BY_CLIENT = ("bytes_by_client", "work_by_client", "seconds_by_client")
+
+
+def test_a_row_counts_all_clients_and_names_a_part_of_a_large_cohort(monkeypatch):
+    whole = finished(FedAvg(), rounds=1, cohort=CLIENTS).rows[0]
+    assert all(list(whole[name]) == list("01234") for name in BY_CLIENT)
+    monkeypatch.setattr("fedbonsai.federated.ledger.NAMED", 2)
+    row = finished(FedAvg(), rounds=1, cohort=CLIENTS).rows[0]
+    assert all(list(row[name]) == ["0", "3"] for name in BY_CLIENT)
+    assert all(row[name] == whole[name] for name in ("bytes_down", "bytes_up", "flops", "clients", "traffic"))
+    assert row["work_by_client"]["3"] == whole["work_by_client"]["3"]
+    assert NAMED == 1000
+
+
+@pytest.mark.parametrize("method", [OwnBias(), FedAvg()], ids=lambda one: one.name)
+def test_a_sample_of_clients_judges_a_large_population_and_is_the_same_throughout(method):
+    whole, run = make_run(method), make_run(method)
+    run.schedule = replace(run.schedule, judges=3)
+    assert whole.judges() == tuple(range(CLIENTS))
+    assert Schedule().judges == 10_000
+    state, judges, splits = run.start().state, run.judges(), run.bench.task.splits
+    assert len(set(judges)) == 3
+    assert list(judges) == sorted(judges)
+    assert judges == replace(run, rules=run.rules).judges()
+    assert run.train_metric(state).examples == sum(len(splits[one].train) for one in judges)
+    if run.personal:
+        assert run.evaluate(state).examples == sum(len(splits[one].holdout) for one in judges)
+        assert run.evaluate(state) == run.evaluate(replace(state, turn=7))
+    seeds = [replace(run, setting=replace(run.setting, seed=seed)).judges() for seed in range(4)]
+    assert len(set(seeds)) > 1
+
+
+def test_masks_of_all_members_are_kept_for_those_who_ask_for_more_than_sums(monkeypatch):
+    seen = []
+    for method in (PerClientMask(), LotteryFL()):
+        finalize = type(method).finalize
+
+        def spy(self, state, total, finalize=finalize):
+            seen.append((self.traits.sums_only, total.clients, len(total.supports)))
+            return finalize(self, state, total)
+
+        monkeypatch.setattr(type(method), "finalize", spy)
+        finished(method, rounds=1)
+    assert seen == [(True, 3, 0), (False, 3, 3)]
