@@ -41,7 +41,7 @@ TABLE: dict[str, tuple[Any, Settings]] = {
     "redraw_tiers": (True, {"method": "heterofl", "rounds": 4}),
     "robust": ("median", {"cohort": 3}),
     "byzantine": (2, {"robust": "trimmed", "clients": 5, "cohort": 5}),
-    "judges": (2, {}),
+    "judges": (2, {"method": "lotteryfl"}),
     "bound": (0.1, {"robust": "norm-bound"}),
     "error_feedback": (True, {"uplink": "int8", "rounds": 2, "cohort": 3}),
 }
