@@ -21,14 +21,14 @@ import torch
 from tables import Table, interleaved, put, spread, table_with_machine
 from torch import nn
 
-from fedbonsai.experiment.build import make_engine, make_method, make_task, make_work, resolve
+from fedbonsai.experiment.build import make_engine, make_method, make_task, resolve
+from fedbonsai.experiment.choice import engine_of, make_bench
 from fedbonsai.experiment.config import Experiment
 from fedbonsai.experiment.execute import Job, execute, make_run
 from fedbonsai.experiment.settings import make_experiment
 from fedbonsai.federated.exchange import draw_cohort
 from fedbonsai.federated.round import run_round
 from fedbonsai.federated.run import Run
-from fedbonsai.learning.bench import Bench
 from fedbonsai.learning.work import Work
 from fedbonsai.models.layers import Conv2d, MaxPool2d
 
@@ -98,8 +98,8 @@ def plain_loop(model: nn.Module, clients: Sequence[tuple[torch.Tensor, torch.Ten
 def prepared_run(experiment: Experiment) -> Run:
     """A run of an experiment, all of it loaded."""
     job = Job(experiment, make_task(experiment), make_method(experiment))
-    bench = Bench(job.task.prepared(experiment.validation, 0), make_work(experiment), 0)
-    return make_run(job, bench, make_engine(experiment, job.method, bench), None)
+    bench = make_bench(experiment, job.task.prepared(experiment.validation, 0))
+    return make_run(job, bench, make_engine(engine_of(experiment, bench).name, experiment, job.method, bench), None)
 
 
 def loop() -> Table:

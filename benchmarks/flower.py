@@ -32,7 +32,8 @@ import torch
 from tables import Table, put, table_with_machine
 
 from fedbonsai.data.load import load
-from fedbonsai.experiment.build import make_engine, make_method, make_work, resolve
+from fedbonsai.experiment.build import make_engine, make_method, resolve
+from fedbonsai.experiment.choice import engine_of, make_bench
 from fedbonsai.experiment.config import Experiment
 from fedbonsai.experiment.execute import Job, make_run
 from fedbonsai.federated.round import run_round
@@ -40,7 +41,6 @@ from fedbonsai.federated.run import Run
 from fedbonsai.flower import loopback
 from fedbonsai.flower.project import files
 from fedbonsai.flower.worker import load_app
-from fedbonsai.learning.bench import Bench
 from fedbonsai.learning.learner import Learner
 
 ALONE = "FEDBONSAI_NETWORK"
@@ -279,8 +279,10 @@ def own() -> Table:
             experiment = resolve(settings(method=name, method_settings=given, engine="local", workers=None))
             whole = type(task)(task.model, task.loss, [module.data(0), module.data(1)], task.test)
             job = Job(experiment, whole, make_method(experiment))
-            bench = Bench(whole.prepared(0.0, 0), make_work(experiment), 0)
-            run = make_run(job, bench, make_engine(experiment, job.method, bench), None)
+            bench = make_bench(experiment, whole.prepared(0.0, 0))
+            run = make_run(
+                job, bench, make_engine(engine_of(experiment, bench).name, experiment, job.method, bench), None
+            )
             times = timed_rounds(run)
         without, training = (statistics.median(one) for one in zip(*times[WARM:], strict=True))
         rows.append([name, f"{without:.3f}", f"{training:.3f}"])

@@ -33,6 +33,7 @@ TABLE: dict[str, tuple[Any, Settings]] = {
     "momentum": (0.5, {}),
     "batch_norm": ("static", BATCH_NORM),
     "evaluate_every": (2, {"rounds": 2}),
+    "kernel": ("stack", {}),
     "engine": ("processes", {}),
     "workers": (3, {"engine": "processes"}),
     "client_timeout": (60.0, {}),

@@ -218,3 +218,28 @@ def test_without_the_report_extra_a_run_works_and_one_line_says_what_to_install(
     assert said == ["no TensorBoard files were written; for TensorBoard and plots: pip install 'fedbonsai[report]'"]
     assert not (out / "fedavg" / "tensorboard").exists()
     assert set(contents(out / "fedavg")) == FILES
+
+
+def test_explain_says_how_a_run_would_be_computed_and_trains_nothing(tmp_path):
+    done = fedbonsai("run", *SMALL, "--cohort", "3", "--explain", cwd=tmp_path)
+    assert (done.code, contents(tmp_path)) == (0, {})
+    model, kernel, engine = done.out.splitlines()
+    assert model == "model: 1,930 parameters, 8,720 FLOPs an example, 64 examples a step"
+    assert kernel.startswith("kernel: loop (5.6e+05 FLOPs a step, cohort 3: ")
+    assert engine.startswith("engine: local (")
+
+
+def test_tune_times_every_way_and_writes_the_quickest_into_the_experiment(tmp_path):
+    (tmp_path / "mine.toml").write_text('dataset = "digits"  # small\nmodel = "mlp"\nwidth = 0.1\ncohort = 4\n')
+    done = fedbonsai("tune", "mine.toml", "--rounds", "1", cwd=tmp_path)
+    assert done.code == 0, done.err
+    ways = [line.split()[:2] for line in done.out.splitlines()[1:5]]
+    assert sorted(ways[:3]) == [["local", "loop"], ["local", "stack"], ["processes", "loop"]]
+    assert "local, vmap: kernel=vmap cannot train this model: " in done.out
+    text = (tmp_path / "mine.toml").read_text()
+    engine, kernel = ways[0]
+    assert text.endswith(f'# small\nmodel = "mlp"\nwidth = 0.1\ncohort = 4\nengine = "{engine}"\nkernel = "{kernel}"\n')
+    ran = fedbonsai("run", "mine.toml", "--rounds", "1", "--out", "made", cwd=tmp_path)
+    assert ran.code == 0, ran.err
+    config = result(tmp_path / "made")["config"]
+    assert (config["engine"], config["kernel"]) == (engine, kernel)

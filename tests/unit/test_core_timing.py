@@ -17,6 +17,7 @@ from fedbonsai.core.timing import (
     on_track,
     recording,
     span,
+    suspended,
     taken,
 )
 
@@ -129,3 +130,14 @@ def test_a_span_of_who_can_no_longer_tell_of_it_goes_from_then_to_now():
     assert (one.track, one.kind, one.number) == (3, "lost", 9)
     assert one.began == pytest.approx(began * 1e9, abs=1000)
     assert one.ended <= found.ended
+
+
+def test_suspended_time_belongs_to_no_span() -> None:
+    with recording() as found, span("client", 3), span("train"):
+        time.sleep(0.01)
+        with suspended():
+            time.sleep(0.05)
+        time.sleep(0.01)
+    assert [(one.kind, one.number) for one in found.spans] == [("train", -1), ("client", 3)] * 2
+    assert 0.02 <= sum(found.own[0].values()) / 1e9 < 0.05
+    assert found.spans[2].began >= found.spans[1].ended

@@ -1,4 +1,4 @@
-"""The commands: run, compare, resume, watch, methods, datasets, inspect."""
+"""The commands: run, tune, compare, resume, watch, methods, datasets, inspect."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -73,12 +73,38 @@ def run(
         bool,
         typer.Option("--profile", help="Say where the time of the rounds goes; trace.json in --out opens in Perfetto."),
     ] = False,
+    explain: Annotated[  # noqa: FBT002 - a flag
+        bool, typer.Option("--explain", help="Say how it would be computed and why, and train nothing.")
+    ] = False,
 ) -> None:
     """Train with one method. Finds its checkpoint in --out and goes on from it."""
-    from fedbonsai.cli.commands import run_one
+    from fedbonsai.cli import commands
 
     given = {"method": method, "rounds": rounds, "clients": clients, "cohort": cohort, "seed": seed, "engine": engine}
-    run_one(experiment, given, settings or [], data_dir, out, profile=profile)
+    if explain:
+        commands.explain(experiment, given, settings or [], data_dir)
+    else:
+        commands.run_one(experiment, given, settings or [], data_dir, out, profile=profile)
+
+
+@app.command()
+def tune(
+    experiment: What,
+    method: Annotated[str | None, typer.Option(help="One of `fedbonsai methods`; fedavg by default.")] = None,
+    clients: Clients = None,
+    cohort: Cohort = None,
+    data_dir: DataDir = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Experiment file to write; by default FILE.toml itself, or DATASET.toml.")
+    ] = None,
+    settings: Set = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds that are timed of each way.")] = 3,
+) -> None:
+    """Time the engines and kernels that can compute an experiment, and write the quickest into its file."""
+    from fedbonsai.cli.commands import tune_file
+
+    given = {"method": method, "clients": clients, "cohort": cohort}
+    tune_file(experiment, given, settings or [], data_dir, out, rounds)
 
 
 @app.command()

@@ -1,20 +1,22 @@
-"""What run, compare and resume do."""
+"""What run, tune, compare and resume do."""
 
+import dataclasses
 import logging
 import signal
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedbonsai.cli.progress import Progress, print_profile, print_table
+from fedbonsai.cli.progress import Progress, print_candidates, print_profile, print_table, say
 from fedbonsai.core.errors import ConfigError
 from fedbonsai.experiment.build import make_method, make_task, resolve
 from fedbonsai.experiment.compare import Entry, compare, entries
 from fedbonsai.experiment.config import Experiment
-from fedbonsai.experiment.directory import EXPERIMENT, REPORT, RESULT
+from fedbonsai.experiment.directory import EXPERIMENT, REPORT, RESULT, write_text
 from fedbonsai.experiment.execute import Job, execute
 from fedbonsai.experiment.profile import execute_recorded
-from fedbonsai.experiment.settings import make_experiment, parse_pairs, read_toml
+from fedbonsai.experiment.settings import make_experiment, parse_pairs, read_toml, to_toml
+from fedbonsai.experiment.tune import explained, tune, with_settings
 from fedbonsai.federated.run import Observer
 from fedbonsai.report.profile import TRACE, Profile
 from fedbonsai.report.tensorboard import missing_extra
@@ -34,6 +36,32 @@ def run_one(
     """``fedbonsai run``."""
     experiment = resolve(make_experiment(_base(name, given), parse_pairs(pairs)))
     _run(experiment, data_dir, out or Path("runs") / experiment.name, profile=profile)
+
+
+def explain(name: str, given: Mapping[str, Any], pairs: Sequence[str], data_dir: Path | None) -> None:
+    """``fedbonsai run --explain``."""
+    experiment = resolve(make_experiment(_base(name, given), parse_pairs(pairs)))
+    for what, said in explained(Job(experiment, make_task(experiment, data_dir), make_method(experiment))).items():
+        print(f"{what}: {said}")
+
+
+def tune_file(
+    name: str, given: Mapping[str, Any], pairs: Sequence[str], data_dir: Path | None, out: Path | None, rounds: int
+) -> None:
+    """``fedbonsai tune``."""
+    path = out or Path(name if name.endswith(".toml") else f"{name}.toml")
+    if out is None and not name.endswith(".toml") and path.exists():
+        raise ConfigError(f"{path} exists already; tune it itself, or give another file with --out")
+    _heed_interrupts()
+    experiment = resolve(make_experiment(_base(name, given), parse_pairs(pairs)))
+    job = Job(experiment, make_task(experiment, data_dir), make_method(experiment))
+    found = tune(job, rounds, say)
+    print_candidates(found)
+    best: dict[str, Any] = {"engine": found[0].engine, "kernel": found[0].kernel}
+    kept = name.endswith(".toml") and not pairs and all(one is None for one in given.values())
+    written = dataclasses.replace(experiment, **best)
+    write_text(path, with_settings(Path(name).read_text("utf-8"), best) if kept else to_toml(written))
+    print(f"written: {path}   run it: fedbonsai run {path}")
 
 
 def run_several(

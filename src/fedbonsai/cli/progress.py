@@ -13,6 +13,7 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from fedbonsai.cli.logs import structured
+from fedbonsai.experiment.tune import Candidate
 from fedbonsai.report.events import brief
 from fedbonsai.report.formats import size
 from fedbonsai.report.profile import Profile, lines, table
@@ -126,6 +127,28 @@ def print_profile(profile: Profile, trace: Path) -> None:
     _print(table(profile))
     if trace.is_file():  # otherwise a warning has said why not
         print(f"trace: {trace}   open it at https://ui.perfetto.dev or in chrome://tracing")
+
+
+def say(text: str) -> None:
+    """Say what goes on, on standard error or in the log."""
+    if structured():
+        logger.info(text)
+    else:
+        print(text, file=sys.stderr, flush=True)
+
+
+def print_candidates(found: Sequence[Candidate]) -> None:
+    """Print how quick each way of computing a run was, or why it cannot be taken."""
+    best = found[0].seconds or 1.0
+    rows = [
+        [one.engine, one.kernel, f"{one.seconds:.3f} s", f"{one.seconds / best:.2f}x"]
+        for one in found
+        if one.seconds is not None
+    ]
+    _print([["engine", "kernel", "a round", "of the quickest"], *rows])
+    for one in found:
+        if one.seconds is None:
+            print(f"{one.engine}, {one.kernel}: {one.why}")
 
 
 def _print(text: Sequence[Sequence[str]]) -> None:

@@ -91,11 +91,11 @@ class Recording:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where the present context records, and for each span that is open what those inside have taken."""
+    """Where the present context records, and the spans that are open in it."""
 
     recording: Recording
     track: int
-    inside: list[int] = field(default_factory=list)
+    open: "list[_Open]" = field(default_factory=list)
 
 
 class _Off:
@@ -115,23 +115,32 @@ class _Off:
 class _Open:
     """A span that is recorded once it has ended, also by an exception."""
 
-    __slots__ = ("_began", "_kind", "_number", "_place")
+    __slots__ = ("_began", "_inside", "_kind", "_number", "_place")
 
     def __init__(self, place: _Place, kind: str, number: int) -> None:
         self._place, self._kind, self._number = place, kind, number
 
     def __enter__(self) -> None:
-        self._place.inside.append(0)
-        self._began = time.perf_counter_ns()
+        self._place.open.append(self)
+        self.begin()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._place.open.pop()
+        self.end(self._place.open[-1] if self._place.open else None)
+
+    def begin(self) -> None:
+        """Time counts from here on."""
+        self._inside = 0
+        self._began = time.perf_counter_ns()
+
+    def end(self, above: "_Open | None") -> None:
+        """Record what has passed since, and tell the span around this one."""
         one = Span(self._place.track, self._kind, self._began, time.perf_counter_ns(), self._number)
-        above = self._place.inside
-        self._place.recording.add(one, above.pop())
-        if above:
-            above[-1] += one.ended - one.began
+        self._place.recording.add(one, self._inside)
+        if above is not None:
+            above._inside += one.ended - one.began
 
 
 _OFF = _Off()
@@ -172,6 +181,20 @@ def on_track(number: int) -> AbstractContextManager[None]:
     """Record the spans inside the block on another track: what a worker would do, in this process."""
     place = _PLACE.get()
     return _OFF if place is None else _moved(_Place(place.recording, number))
+
+
+@contextmanager
+def suspended() -> Iterator[None]:
+    """Count the time inside the block to none of the spans that are open: somebody else uses it."""
+    place = _PLACE.get()
+    spans = [] if place is None else list(place.open)
+    for depth in reversed(range(len(spans))):
+        spans[depth].end(spans[depth - 1] if depth else None)
+    try:
+        yield
+    finally:
+        for one in spans:
+            one.begin()
 
 
 def forked(number: int) -> None:

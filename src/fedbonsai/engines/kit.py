@@ -60,6 +60,7 @@ class Kit:
         bounds: Where each client's begin in them.
         work: The local work.
         seed: The seed of the run.
+        kernel: How training is computed.
         norm_policy: See `Client`.
         coding: See `Client`.
     """
@@ -72,6 +73,7 @@ class Kit:
     bounds: Shared
     work: Work
     seed: int
+    kernel: str
     norm_policy: NormPolicy
     coding: Coding
 
@@ -89,6 +91,7 @@ class Kit:
             Shared.of(task.splits.positions.bounds),
             client.bench.work,
             client.bench.seed,
+            client.bench.kernel,
             client.norm_policy,
             client.coding,
         )
@@ -98,7 +101,7 @@ class Kit:
         positions = Ragged(self.positions.tensor(), self.bounds.tensor())
         splits = replace(self.task.splits, positions=positions, _drawn={})
         pool = Pool(self.inputs.tensor(), self.targets.tensor(), self.task.pool.prepare)
-        bench = Bench(replace(self.task, pool=pool, splits=splits), self.work, self.seed)
+        bench = Bench(replace(self.task, pool=pool, splits=splits), self.work, self.seed, kernel=self.kernel)
         return Client(self.method, bench, self.norm_policy, self.coding)
 
 

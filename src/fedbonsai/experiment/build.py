@@ -1,7 +1,6 @@
 """From an experiment to the objects that run it: task, method, engine."""
 
 import dataclasses
-import os
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,6 @@ from fedbonsai.federated.engine import Engine
 from fedbonsai.federated.estimate import KRUM, Robust
 from fedbonsai.federated.method import Method
 from fedbonsai.learning.bench import Bench
-from fedbonsai.learning.machine import available_cores
 from fedbonsai.learning.task import Task
 from fedbonsai.learning.work import Work
 from fedbonsai.methods import method_class
@@ -35,9 +33,6 @@ OWN = "own"
 
 OWN_DEFAULTS: Mapping[str, Any] = {"epochs": 1, "batch_size": 32, "optimizer": "sgd", "lr": 0.05}
 """What is taken for such a task where nothing else is said."""
-
-WORTH_A_PROCESS = 2_000_000
-"""FLOPs of one training step above which a second process pays for the bytes that it is sent."""
 
 
 def resolve(experiment: Experiment) -> Experiment:
@@ -145,24 +140,13 @@ def make_robust(experiment: Experiment, method: Method) -> Robust | None:
     return robust
 
 
-def choose_engine(experiment: Experiment, bench: Bench) -> str:
-    """What ``engine=auto`` stands for; a static rule, so that equal experiments choose alike on equal machines."""
-    if experiment.engine != "auto":
-        return experiment.engine
-    step = (bench.cost.forward + bench.cost.backward) * bench.work.batch_size
-    forks = hasattr(os, "fork") and os.uname().sysname == "Linux"
-    several = (experiment.workers or available_cores()) > 1 and (experiment.cohort or 1) > 1
-    return "processes" if forks and several and step >= WORTH_A_PROCESS else "local"
-
-
-def make_engine(experiment: Experiment, method: Method, bench: Bench) -> Engine:
-    """The engine, with its client.
+def make_engine(name: str, experiment: Experiment, method: Method, bench: Bench) -> Engine:
+    """The engine of a name, with its client.
 
     Raises:
         ConfigError: It cannot be made here.
     """
     client = Client(method, bench, experiment.batch_norm, Coding(experiment.uplink, experiment.error_feedback))
-    name = choose_engine(experiment, bench)
     if name == "flower":
         raise ConfigError("engine=flower is for `fedbonsai run ... --engine flower`, which starts a federation")
     if name == "processes":

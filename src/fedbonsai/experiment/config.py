@@ -65,6 +65,9 @@ class Experiment:
         byzantine: How many clients of a round may be bad: a number, or a share below 0.5; 0.2 by default.
         bound: The largest norm of an update's change; take about that of an honest one; 5 by default.
         redraw_tiers: Whether a client's tier is drawn anew every round; by default it keeps the one that it has.
+        kernel: How training is computed: client after client (``loop``), or many clients' steps at once, by batched
+            products of matrices (``stack``, for dense layers) or vectorised (``vmap``, for any small module). Kernels
+            differ in the last bits; by default a rule takes one by the model, the batch size and the cohort.
         engine: What carries the bytes; all engines give equal bits.
         workers: Processes of the processes engine, of a Ray cluster at most, or devices of a Flower federation on this
             machine; one a core by default.
@@ -110,6 +113,7 @@ class Experiment:
     robust: Literal["median", "trimmed", "krum", "multi-krum", "norm-bound"] | None = None
     byzantine: Annotated[float, POSITIVE, Only("robust", ("trimmed", "krum", "multi-krum"))] | None = None
     bound: Annotated[float, POSITIVE, Only("robust", ("norm-bound",))] | None = None
+    kernel: Literal["auto", "loop", "stack", "vmap"] | None = None
     engine: Literal["auto", "local", "processes", "ray", "flower"] = "auto"
     workers: Annotated[int, AT_LEAST_ONE, Only("engine", ("auto", "processes", "ray", "flower"))] | None = None
     client_timeout: Annotated[float, POSITIVE] | None = None

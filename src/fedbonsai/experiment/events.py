@@ -89,6 +89,7 @@ def started(experiment: Experiment, run: Run, begun: Checkpoint, engine: str) ->
         "clients": run.setting.clients,
         "cohort": experiment.cohort,
         "engine": engine,
+        "kernel": run.bench.kernel,
         "pid": os.getpid(),
         "host": platform.node(),
         "round": begun.state.round,

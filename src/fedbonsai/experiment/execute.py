@@ -19,7 +19,8 @@ from fedbonsai import wire
 from fedbonsai.core.errors import CheckpointError, ConfigError
 from fedbonsai.core.seeds import seeded
 from fedbonsai.core.state import Setting, State, Tensors
-from fedbonsai.experiment.build import check_personal, choose_engine, make_engine, make_robust, make_work
+from fedbonsai.experiment.build import check_personal, make_engine, make_robust
+from fedbonsai.experiment.choice import engine_of, make_bench
 from fedbonsai.experiment.config import Experiment
 from fedbonsai.experiment.directory import CHECKPOINT, MODEL, REPORT, RESULT, claimed, replacing, write_text
 from fedbonsai.experiment.events import Tell, observing, started, telling
@@ -128,12 +129,13 @@ def execute(job: Job, out: Path | None = None, observer: Observer | None = None)
     held_out = check_personal(job.method, experiment)
     prepared = job.task.prepared(experiment.validation, experiment.seed, held_out)
     with claimed(out, experiment), telling(out) as tell, one_thread():
-        bench = Bench(prepared, make_work(experiment), experiment.seed)
-        engine = job.engine(bench, tell) if job.engine else make_engine(experiment, job.method, bench)
+        bench = make_bench(experiment, prepared)
+        name = engine_of(experiment, bench).name
+        engine = job.engine(bench, tell) if job.engine else make_engine(name, experiment, job.method, bench)
         try:
             run = make_run(job, bench, engine, out)
             begun = run.start()
-            tell("start", started(experiment, run, begun, choose_engine(experiment, bench)))
+            tell("start", started(experiment, run, begun, name))
             checkpoint = run.run(observing(tell, run.setting.rounds, observer), begun)
             record = make_record(experiment, run, checkpoint)
         finally:
@@ -234,7 +236,7 @@ def make_record(experiment: Experiment, run: Run, checkpoint: Checkpoint) -> dic
     return {
         "schema": SCHEMA,
         "name": experiment.name,
-        "config": experiment.as_dict() | {"engine": choose_engine(experiment, run.bench)},
+        "config": experiment.as_dict() | {"engine": engine_of(experiment, run.bench).name, "kernel": run.bench.kernel},
         "environment": environment(),
         "rounds": rows,
         "final": final,

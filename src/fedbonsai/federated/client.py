@@ -15,6 +15,7 @@ from fedbonsai.federated.method import Method, PersonalMethod, SmallerPersonalMe
 from fedbonsai.federated.submodels import judged, only_grids
 from fedbonsai.federated.traffic import by_digest, masks, message_limits
 from fedbonsai.learning.bench import Bench, Evaluation
+from fedbonsai.learning.cohort import Trainer, alone
 from fedbonsai.learning.learner import Learner
 from fedbonsai.learning.work import NormPolicy
 
@@ -63,6 +64,7 @@ class Client:
             ``static`` does neither (the server asks for them in a stage of its own).
         coding: How updates are coded.
         memories: What each client keeps between rounds.
+        trainer: Does trainings that a batched kernel can do for several clients at once.
     """
 
     method: Method
@@ -70,6 +72,7 @@ class Client:
     norm_policy: NormPolicy = "average"
     coding: Coding = Coding()
     memories: MutableMapping[int, Memory] = field(default_factory=dict)
+    trainer: Trainer = alone
 
     def serve(self, data: bytes) -> bytes:
         """Do what a task asks for and return the encoded answer."""
@@ -107,6 +110,7 @@ class Client:
             task.numbers.get("progress", 0.0),
             buffers=dict(memory.section("buffers").tensors),
             keep_buffers=self.norm_policy == "local",
+            trainer=self.trainer,
         )
         if task.stage in (EVALUATE, JUDGE):
             with span("evaluate", task.client):

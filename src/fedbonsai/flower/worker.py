@@ -21,13 +21,13 @@ from fedbonsai import wire
 from fedbonsai.core.errors import CheckpointError, ClientError, ConfigError, FedbonsaiError
 from fedbonsai.core.state import Memory
 from fedbonsai.engines.roster import Greeting
-from fedbonsai.experiment.build import check_personal, make_method, make_task, make_work, resolve
+from fedbonsai.experiment.build import check_personal, make_method, make_task, resolve
+from fedbonsai.experiment.choice import make_bench
 from fedbonsai.experiment.settings import make_experiment, read_toml
 from fedbonsai.federated.checkpoint import memory_from_bytes, memory_to_bytes
 from fedbonsai.federated.client import AFTER, Client, Coding
 from fedbonsai.federated.traffic import message_limits
 from fedbonsai.flower.pipe import HELLO, TASK, Home, listening, write_private
-from fedbonsai.learning.bench import Bench
 from fedbonsai.learning.task import Data, Task
 
 logger = logging.getLogger(__name__)
@@ -139,7 +139,7 @@ def make_worker(home: Path, duty: Duty) -> Worker:
     strange = [one for one in duty.clients if one >= len(prepared.splits)]
     if strange or not duty.clients:
         raise ConfigError(f"clients must be some of 0 to {len(prepared.splits) - 1}, got {strange or 'none'}")
-    bench = Bench(prepared, make_work(experiment), experiment.seed)
+    bench = make_bench(experiment, prepared)
     client = Client(method, bench, experiment.batch_norm, Coding(experiment.uplink, experiment.error_feedback))
     greeting = Greeting.of(experiment.digest, bench.layout, duty.clients)
     return Worker(client, duty.clients, greeting, Shelf(home / "memories" / experiment.digest))

@@ -15,6 +15,7 @@ from fedbonsai.core.seeds import seeded
 from fedbonsai.core.state import Tensors
 from fedbonsai.core.support import Support
 from fedbonsai.learning.flops import Cost, count
+from fedbonsai.learning.kernels import Gradients, make_gradients
 from fedbonsai.learning.layout import layout_of
 from fedbonsai.learning.machine import keep_freed_memory
 from fedbonsai.learning.objective import Batch, Live, Objective
@@ -68,6 +69,7 @@ class Bench:
         meter: FLOPs since it was last read.
         cost: FLOPs of one example, counted on a real batch.
         places: Where the tensors of a smaller module sit in those of the whole one.
+        kernel: How training is computed; see `kernels`.
     """
 
     task: PreparedTask
@@ -77,6 +79,7 @@ class Bench:
     meter: Meter = field(default_factory=Meter)
     cost: Cost = field(init=False)
     places: Mapping[str, Support] = field(default_factory=dict)
+    kernel: str = "loop"
 
     def __post_init__(self) -> None:
         keep_freed_memory()
@@ -115,6 +118,15 @@ class Bench:
         return make_optimizer(self.work, self.flat.numel())
 
     @cached_property
+    def batched(self) -> Gradients | None:
+        """What computes the gradients of several clients at once; None when the kernel trains one after the other.
+
+        Raises:
+            ConfigError: The kernel cannot train this model.
+        """
+        return make_gradients(self.kernel, self.module, self.task.loss)
+
+    @cached_property
     def channels(self) -> Groups:
         """The channels of the model; see `channels_of`."""
         with seeded(self.seed, "channels"):
@@ -139,7 +151,7 @@ class Bench:
         if found is None:
             module, _ = extract(self.module, self.channels, keep)
             task = replace(self.task, model=lambda: module)
-            found = Bench(task, self.work, self.seed, meter=self.meter)
+            found = Bench(task, self.work, self.seed, meter=self.meter, kernel=self.kernel)
         self._smaller[counts] = found  # the last one to go
         if len(self._smaller) > STRUCTURES:
             del self._smaller[next(iter(self._smaller))]
@@ -162,10 +174,10 @@ class Bench:
         return [self.live.gradients[name] for name, one in self._parameters.items() if one.requires_grad]
 
     def views(self, flat: Tensor) -> dict[str, Tensor]:
-        """The parameters in ``flat``, each a view of its shape."""
+        """The parameters in ``flat``, each a view of its shape; of several clients' rows, a row each."""
         slots = self.layout.parameters
-        pieces = torch.split(flat, [slot.numel for slot in slots])
-        return {slot.name: one.view(slot.shape) for slot, one in zip(slots, pieces, strict=True)}
+        pieces = torch.split(flat, [slot.numel for slot in slots], dim=-1)
+        return {slot.name: one.view(*flat.shape[:-1], *slot.shape) for slot, one in zip(slots, pieces, strict=True)}
 
     @property
     def initial(self) -> Tensors:
@@ -174,8 +186,11 @@ class Bench:
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of every tensor of the model: parameters as views of one new vector, then buffers."""
-        copies = {name: one.detach().clone() for name, one in self._buffers.items()}
-        return {**self.views(self.flat.clone()), **copies}
+        return {**self.views(self.flat.clone()), **self.buffers()}
+
+    def buffers(self) -> dict[str, Tensor]:
+        """A copy of the statistics that belong to the model."""
+        return {name: one.detach().clone() for name, one in self._buffers.items()}
 
     def load(self, weights: Tensors) -> None:
         """Copy weights into the module; a tensor that is not named takes its initial value."""
@@ -251,7 +266,9 @@ class Bench:
         chunks = torch.split(positions, EVALUATION_BATCH) if len(positions) else ()
         self.module.eval()
         try:
-            with seeded(self.seed, "evaluation"), ThreadPoolExecutor(threads) as workers:
+            # A new thread's first products would take as many threads as there are cores, to other last bits.
+            alike = partial(torch.set_num_threads, torch.get_num_threads())
+            with seeded(self.seed, "evaluation"), ThreadPoolExecutor(threads, initializer=alike) as workers:
                 judge = partial(self._judge, pool)
                 found = list(workers.map(judge, chunks) if threads > 1 else map(judge, chunks))
         finally:  # the next client trains on this module, whatever went wrong with this one
@@ -285,7 +302,7 @@ class Bench:
         finally:
             for one, momentum in zip(norms, before, strict=True):
                 one.momentum = momentum
-        return {name: one.detach().clone() for name, one in self._buffers.items()}
+        return self.buffers()
 
     def _backward(self, positions: Tensor, objective: Objective) -> Tensor:
         loss = self._loss(Batch(*self.task.pool.batch(positions), self.task.loss.function), objective)

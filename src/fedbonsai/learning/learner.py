@@ -1,6 +1,7 @@
 """A client's model and data as a method may use them: fit, gradients, evaluate."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, count, islice
 
@@ -14,6 +15,7 @@ from fedbonsai.core.state import Tensors
 from fedbonsai.core.support import Support
 from fedbonsai.learning import probes
 from fedbonsai.learning.bench import Bench, Evaluation
+from fedbonsai.learning.cohort import Trained, Trainer, Training, alone, together
 from fedbonsai.learning.objective import Moment, Objective
 from fedbonsai.learning.work import Work
 from fedbonsai.sparsity.channels import gather
@@ -50,6 +52,7 @@ class Learner:
         buffers: Batch-norm statistics that stay on the client; loaded over what a method loads.
         keep_buffers: Whether ``fit`` leaves its statistics in ``buffers`` instead of sharing them.
         whole: With a smaller model: the learner of the whole one.
+        trainer: Trains what a batched kernel can; an engine may gather several clients' trainings in it.
     """
 
     bench: Bench
@@ -59,6 +62,7 @@ class Learner:
     buffers: dict[str, Tensor] = field(default_factory=dict)
     keep_buffers: bool = False
     whole: "Learner | None" = None
+    trainer: Trainer = alone
 
     @property
     def layout(self) -> Layout:
@@ -126,28 +130,38 @@ class Learner:
             ClientError: The client has no training examples, or its loss stopped being a number.
         """
         bench, objective = self.bench, objective or Objective()
+        batches = self._batches(epochs, steps, part)
         bench.load({**weights, **self.buffers})
         mask = bench.flat_mask(supports or {})
         if mask is not None:
             bench.flat.mul_(mask)
-        bench.flat_anchor.copy_(bench.flat)
-        bench.optimizer.reset()
-        base = bench.work.learning_rate(self.progress)
-        planned, batches = self._batches(epochs, steps, part)
-        total, seen, made = torch.zeros(()), 0, 0
-        with seeded(self.seed, _part("dropout", part), self.turn, self.client), objective.around(bench.module):
-            for made, positions in enumerate(batches, 1):
-                moment = Moment(made - 1, planned, base)
-                lr = base if objective.learning_rate is None else objective.learning_rate(bench.live, moment)
-                loss = bench.step(positions, lr=lr, mask=mask, objective=objective)
-                total.add_(loss, alpha=len(positions))
-                seen += len(positions)
-        trained = bench.weights()
-        if not bool(total.isfinite()) or not bool(bench.flat.isfinite().all()):
-            raise ClientError(f"client {self.client}: the training loss must stay finite, got {float(total)}")
+        if bench.batched is not None and together(objective):
+            lr = bench.work.learning_rate(self.progress)
+            done = self.trainer(Training(bench, bench.flat.clone(), mask, batches, lr, objective))
+            bench.meter.flops += done.flops
+            trained = bench.views(done.flat)
+        else:
+            with seeded(self.seed, _part("dropout", part), self.turn, self.client), objective.around(bench.module):
+                done = self._loop(mask, batches, objective)
+            trained = bench.views(done.flat) | bench.buffers()
+        if not math.isfinite(done.loss) or not bool(done.flat.isfinite().all()):
+            raise ClientError(f"client {self.client}: the training loss must stay finite, got {done.loss}")
         if self.keep_buffers:
             self._keep({slot.name: trained[slot.name] for slot in self.layout.slots if slot.buffer})
-        return Fit({name: trained[name] for name in weights}, float(total) / seen, self.num_examples, made)
+        mean = done.loss / sum(map(len, batches))
+        return Fit({name: trained[name] for name in weights}, mean, self.num_examples, len(batches))
+
+    def _loop(self, mask: Tensor | None, batches: Sequence[Tensor], objective: Objective) -> Trained:
+        """Train the loaded weights step by step."""
+        bench = self.bench
+        bench.flat_anchor.copy_(bench.flat)
+        bench.optimizer.reset()
+        base, total = bench.work.learning_rate(self.progress), torch.zeros(())
+        for step, positions in enumerate(batches):
+            moment = Moment(step, len(batches), base)
+            lr = base if objective.learning_rate is None else objective.learning_rate(bench.live, moment)
+            total.add_(bench.step(positions, lr=lr, mask=mask, objective=objective), alpha=len(positions))
+        return Trained(bench.flat.clone(), float(total))
 
     def gradients(self, weights: Tensors, *, batches: int | None = None) -> dict[str, Tensor]:
         """The mean gradient of the loss at ``weights``, of every parameter, present or not.
@@ -255,15 +269,14 @@ class Learner:
         left_over = self.bench.has_batch_norm and len(parts[-1]) == 1 < len(parts[0])
         return parts[:-1] if left_over else parts
 
-    def _batches(self, epochs: int | None, steps: int | None, part: int) -> tuple[int, Iterator[Tensor]]:
-        """How many batches, and they: of shuffled positions, some passes over the data or as many as the steps need."""
+    def _batches(self, epochs: int | None, steps: int | None, part: int) -> tuple[Tensor, ...]:
+        """Batches of shuffled positions: some passes over the data, or as many as the steps need."""
         work = self.bench.work
         if epochs is not None or steps is not None:
             work = replace(work, epochs=work.epochs if epochs is None else epochs, steps=steps)
         own, shuffle = self._positions(), generator(self.seed, _part("batches", part), self.turn, self.client)
         passes = (self._parts(own[torch.randperm(len(own), generator=shuffle)]) for _ in count())
-        made = self._steps(work)
-        return made, islice(chain.from_iterable(passes), made)
+        return tuple(islice(chain.from_iterable(passes), self._steps(work)))
 
     def _steps(self, work: Work) -> int:
         return work.epochs * len(self._parts(self._positions())) if work.steps is None else work.steps

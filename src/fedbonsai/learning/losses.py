@@ -25,6 +25,7 @@ class Loss:
         metric: One value an example; None takes minus the loss of the batch.
         metric_name: What the metric is called in tables.
         best: The metric of a perfect model; the error is ``best - metric`` (1 - accuracy, mean absolute error).
+        each: The loss of each example, of which ``function`` is the mean; None where that cannot be told apart.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Loss:
     metric: MetricFunction | None = None
     metric_name: str = "minus loss"
     best: float = 0.0
+    each: MetricFunction | None = None
 
     def error(self, metric: float) -> float:
         """The error that belongs to a metric: 1 - accuracy, or the mean absolute error."""
@@ -48,6 +50,18 @@ def _next_token(outputs: Tensor, targets: Tensor) -> Tensor:
     return functional.cross_entropy(outputs.flatten(0, 1), targets.flatten())
 
 
+def _cross_entropies(outputs: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(outputs, targets, reduction="none")
+
+
+def _next_tokens(outputs: Tensor, targets: Tensor) -> Tensor:
+    return _cross_entropies(outputs.flatten(0, 1), targets.flatten()).reshape(targets.shape).mean(1)
+
+
+def _squared_errors(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.reshape(targets.shape) - targets).square().reshape(len(targets), -1).mean(1)
+
+
 def _hits(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.argmax(-1) == targets).float().reshape(len(targets), -1).mean(1)
 
@@ -60,13 +74,13 @@ def _squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
     return functional.mse_loss(outputs.reshape(targets.shape), targets)
 
 
-cross_entropy = Loss("cross_entropy", functional.cross_entropy, _hits, "accuracy", best=1.0)
+cross_entropy = Loss("cross_entropy", functional.cross_entropy, _hits, "accuracy", 1.0, _cross_entropies)
 """Classification: outputs ``(batch, classes)``, targets ``(batch,)`` of class numbers."""
 
-next_token = Loss("next_token", _next_token, _hits, "accuracy", best=1.0)
+next_token = Loss("next_token", _next_token, _hits, "accuracy", 1.0, _next_tokens)
 """Sequences: outputs ``(batch, time, tokens)``, targets ``(batch, time)`` of token numbers."""
 
-mse = Loss("mse", _squared_error, _minus_absolute_error, "minus mean absolute error")
+mse = Loss("mse", _squared_error, _minus_absolute_error, "minus mean absolute error", 0.0, _squared_errors)
 """Regression: outputs and targets of one shape (a trailing 1 may be missing)."""
 
 LOSSES = {loss.name: loss for loss in (cross_entropy, next_token, mse)}
@@ -87,4 +101,4 @@ def as_loss(loss: Loss | LossFunction | str, metric: MetricFunction | None = Non
         loss = LOSSES[lookup("loss", loss, list(LOSSES))]
     if not isinstance(loss, Loss):
         loss = Loss(getattr(loss, "__name__", "own loss"), loss)
-    return loss if metric is None else Loss(loss.name, loss.function, metric, metric_name, best=0.0)
+    return loss if metric is None else Loss(loss.name, loss.function, metric, metric_name, 0.0, loss.each)

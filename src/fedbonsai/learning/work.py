@@ -94,7 +94,7 @@ _SCHEDULES: Mapping[str, Callable[[float, float], float]] = {
 
 @runtime_checkable
 class Optimizer(Protocol):
-    """Moves a flat vector of weights along a flat gradient, in place."""
+    """Moves a flat vector of weights along a flat gradient, in place; or the first rows of several clients' vectors."""
 
     def reset(self) -> None:
         """Forget everything: a new client begins."""
@@ -106,9 +106,9 @@ class Optimizer(Protocol):
 class Sgd:
     """Stochastic gradient descent with momentum and L2 weight decay, bit-equal to ``torch.optim.SGD``."""
 
-    def __init__(self, work: Work, size: int) -> None:
+    def __init__(self, work: Work, *shape: int) -> None:
         self.momentum, self.weight_decay = work.momentum, work.weight_decay
-        self.velocity = torch.zeros(size if work.momentum else 0)
+        self.velocity = torch.zeros(shape if work.momentum else 0)
 
     def reset(self) -> None:
         self.velocity.zero_()
@@ -117,7 +117,7 @@ class Sgd:
         if self.weight_decay:
             gradient.add_(weights, alpha=self.weight_decay)
         if self.momentum:
-            gradient = self.velocity.mul_(self.momentum).add_(gradient)
+            gradient = self.velocity[: len(weights)].mul_(self.momentum).add_(gradient)
         weights.add_(gradient, alpha=-lr)
 
 
@@ -126,10 +126,10 @@ class Adam:
 
     beta1, beta2, eps = 0.9, 0.999, 1e-8
 
-    def __init__(self, work: Work, size: int) -> None:
+    def __init__(self, work: Work, *shape: int) -> None:
         self.weight_decay = work.weight_decay
-        self.first, self.second = torch.zeros(size), torch.zeros(size)
-        self.root = torch.empty(size)
+        self.first, self.second = torch.zeros(shape), torch.zeros(shape)
+        self.root = torch.empty(shape)
         self.steps = 0
 
     def reset(self) -> None:
@@ -141,13 +141,14 @@ class Adam:
         self.steps += 1
         if self.weight_decay:
             gradient.add_(weights, alpha=self.weight_decay)
-        self.first.lerp_(gradient, 1 - self.beta1)
-        self.second.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
+        first, second, root = (one[: len(weights)] for one in (self.first, self.second, self.root))
+        first.lerp_(gradient, 1 - self.beta1)
+        second.mul_(self.beta2).addcmul_(gradient, gradient, value=1 - self.beta2)
         correction = math.sqrt(1 - self.beta2**self.steps)
-        torch.sqrt(self.second, out=self.root).div_(correction).add_(self.eps)
-        weights.addcdiv_(self.first, self.root, value=-lr / (1 - self.beta1**self.steps))
+        torch.sqrt(second, out=root).div_(correction).add_(self.eps)
+        weights.addcdiv_(first, root, value=-lr / (1 - self.beta1**self.steps))
 
 
-def make_optimizer(work: Work, size: int) -> Optimizer:
-    """The optimizer that ``work`` names, for ``size`` weights."""
-    return Adam(work, size) if work.optimizer == "adam" else Sgd(work, size)
+def make_optimizer(work: Work, *shape: int) -> Optimizer:
+    """The optimizer that ``work`` names, for weights of a shape: all of one client, or a row for each of several."""
+    return Adam(work, *shape) if work.optimizer == "adam" else Sgd(work, *shape)

@@ -1,0 +1,129 @@
+"""Time the ways in which an experiment could be computed, side by side, and write the quickest into its file."""
+
+import dataclasses
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import Any
+
+from fedbonsai.core.errors import ConfigError
+from fedbonsai.core.state import State
+from fedbonsai.experiment.build import check_personal, make_engine
+from fedbonsai.experiment.choice import engine_of, kernel_of, make_bench
+from fedbonsai.experiment.execute import Job, make_run, one_thread
+from fedbonsai.federated.round import run_round
+from fedbonsai.federated.run import Run
+from fedbonsai.learning.kernels import KERNELS
+from fedbonsai.learning.task import PreparedTask
+
+WARM = 1
+"""Rounds of each candidate that are not counted."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A way to compute a run, and how quick it was.
+
+    Attributes:
+        engine: What carried the bytes.
+        kernel: What trained.
+        seconds: Median wall time of a round, without evaluation; None where it cannot compute this run.
+        why: What stands in its way; empty where nothing does.
+    """
+
+    engine: str
+    kernel: str
+    seconds: float | None
+    why: str = ""
+
+
+def tune(job: Job, rounds: int = 3, tell: Callable[[str], None] = lambda _: None) -> list[Candidate]:
+    """Hold a few rounds with every engine and kernel of one machine that can, in turns, and order them by speed.
+
+    Args:
+        job: What is to be computed. Nothing of it is kept.
+        rounds: Rounds that are timed of each, after one that is not; at least 1.
+        tell: Is told what goes on.
+
+    Returns:
+        The quickest first, those that cannot at the end.
+    """
+    held_out = check_personal(job.method, job.experiment)
+    prepared = job.task.prepared(job.experiment.validation, job.experiment.seed, held_out)
+    found: list[Candidate] = []
+    with one_thread(), ExitStack() as stack:
+        runs: dict[tuple[str, str], tuple[Run, State]] = {}
+        for engine, kernel in (*(("local", one) for one in KERNELS), ("processes", "loop")):
+            try:
+                run = _begun(job, prepared, engine, kernel)
+            except ConfigError as error:
+                found.append(Candidate(engine, kernel, None, str(error)))
+                continue
+            stack.enter_context(closing(run.engine))
+            runs[engine, kernel] = run, run.start().state
+        times = _timed(runs, rounds, tell)
+    found += [Candidate(*names, statistics.median(own[WARM:])) for names, own in times.items()]
+    return sorted(found, key=lambda one: one.seconds if one.seconds is not None else float("inf"))
+
+
+def _begun(job: Job, task: PreparedTask, engine: str, kernel: str) -> Run:
+    """A run that is computed in one way."""
+    way: dict[str, Any] = {"engine": engine, "kernel": kernel}
+    experiment = dataclasses.replace(job.experiment, **way)
+    bench = make_bench(experiment, task)
+    carrier = make_engine(engine, experiment, job.method, bench)
+    return make_run(dataclasses.replace(job, experiment=experiment), bench, carrier, None)
+
+
+def _timed(
+    runs: Mapping[tuple[str, str], tuple[Run, State]], rounds: int, tell: Callable[[str], None]
+) -> dict[tuple[str, str], list[float]]:
+    """Seconds of every round of each, held in turns so that a busy machine slows all alike."""
+    states = {names: state for names, (_, state) in runs.items()}
+    times: dict[tuple[str, str], list[float]] = {names: [] for names in runs}
+    for turn in range(WARM + rounds):
+        tell(f"round {turn + 1} of {WARM + rounds}")
+        for names, (run, _) in runs.items():
+            began = time.perf_counter()
+            states[names], _row = run_round(run.method, states[names], run.engine, run.rules)
+            times[names].append(time.perf_counter() - began)
+    return times
+
+
+def explained(job: Job) -> dict[str, str]:
+    """How a run would be computed and why, by what is said of: model, kernel, engine."""
+    experiment = job.experiment
+    bench = make_bench(experiment, job.task.prepared(experiment.validation, experiment.seed))
+    kernel, engine = kernel_of(experiment, bench), engine_of(experiment, bench)
+    cost, batch = bench.cost.forward + bench.cost.backward, bench.work.batch_size
+    return {
+        "model": f"{bench.layout.count():,} parameters, {cost:,} FLOPs an example, {batch} examples a step",
+        "kernel": f"{kernel.name} ({kernel.why})",
+        "engine": f"{engine.name} ({engine.why})",
+    }
+
+
+def with_settings(text: str, settings: Mapping[str, str]) -> str:
+    r"""An experiment file with other values of some settings outside of its tables; all else as it was.
+
+    Examples:
+        >>> print(with_settings('rounds = 3  # few\n\n[method_settings]\n', {"engine": "local"}))
+        rounds = 3  # few
+        engine = "local"
+        <BLANKLINE>
+        [method_settings]
+    """
+    lines = text.splitlines()
+    end = next((place for place, line in enumerate(lines) if line.lstrip().startswith("[")), len(lines))
+    head, tables = lines[:end], lines[end:]
+    for name, value in settings.items():
+        found = [place for place, line in enumerate(head) if re.match(rf"\s*{name}\s*=", line)]
+        last = max((place for place, line in enumerate(head) if line.strip()), default=-1)
+        if found:
+            head[found[0]] = f'{name} = "{value}"'
+        else:
+            head.insert(last + 1, f'{name} = "{value}"')
+    return "\n".join([*head, *tables]) + "\n"
