@@ -243,9 +243,10 @@ class Forgetful(LocalEngine):
         return Answer(answer.client, None, 0.0, "lost on the way")
 
     def settle(self, accepted) -> None:
-        before = {client: self._memories.get(client) for client in self.victims}
+        store = self._memories.store
+        before = {client: store.read(client) for client in self.victims if client in store}
         super().settle(accepted)
-        assert all(self._memories.get(client) is memory for client, memory in before.items())
+        assert {client: store.read(client) for client in self.victims if client in store} == before
         self.turn, self.victims = self.turn + 1, []
 
 

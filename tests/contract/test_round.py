@@ -28,11 +28,11 @@ from fedbonsai.core.message import Message
 from fedbonsai.core.state import Memory
 from fedbonsai.engines.local import LocalEngine
 from fedbonsai.federated.aggregate import Total, average
-from fedbonsai.federated.checkpoint import memory_from_bytes, memory_to_bytes
 from fedbonsai.federated.client import Client, Coding
 from fedbonsai.federated.engine import Answer, collect
 from fedbonsai.federated.exchange import Exchange, Rules, draw_cohort
 from fedbonsai.federated.ledger import Ledger
+from fedbonsai.federated.memories import memory_from_bytes, memory_to_bytes
 from fedbonsai.federated.method import Plan
 from fedbonsai.federated.round import run_round
 from fedbonsai.methods.fedavg import FedAvg

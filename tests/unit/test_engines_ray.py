@@ -173,7 +173,7 @@ def test_a_client_that_is_late_is_dropped_and_its_worker_replaced(cluster_of):
 
 def test_what_a_worker_raises_drops_its_client(cluster_of, monkeypatch):
     cluster_of()
-    monkeypatch.setattr("fedbonsai.engines.ray.memory_to_bytes", lambda _: b"damaged")
+    monkeypatch.setattr("fedbonsai.engines.ray.Memories.encoded", lambda *_: b"damaged")
     with pytest.raises(RoundError, match="client 0: CheckpointError: a client's memory must be whole"):
         run(rounds=1)
 

@@ -1,6 +1,6 @@
 """All that a server knows and all that a client keeps, as values. Saving them is the checkpoint."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TypeVar
@@ -104,6 +104,25 @@ class Setting:
 
 
 @dataclass(frozen=True, eq=False)
+class _Without(Mapping[int, T]):
+    """A mapping that lacks one key; a copy of it would take its time, where there are many."""
+
+    known: Mapping[int, T]
+    client: int
+
+    def __getitem__(self, client: int) -> T:
+        if client == self.client:
+            raise KeyError(client)
+        return self.known[client]
+
+    def __iter__(self) -> Iterator[int]:
+        return (one for one in self.known if one != self.client)
+
+    def __len__(self) -> int:
+        return len(self.known) - (self.client in self.known)
+
+
+@dataclass(frozen=True, eq=False)
 class State:
     """All that the server knows between two rounds.
 
@@ -148,12 +167,8 @@ class State:
 
     def without(self, client: int, *, masks_only: bool = False) -> "State":
         """The state as if this client held no masks, or as if it had never answered at all."""
-
-        def others(known: Mapping[int, T]) -> dict[int, T]:
-            return {one: value for one, value in known.items() if one != client}
-
-        answered = self.answered if masks_only else others(self.answered)
-        return replace(self, held=others(self.held), answered=answered)
+        answered = self.answered if masks_only else _Without(self.answered, client)
+        return replace(self, held=_Without(self.held, client), answered=answered)
 
     def moved(
         self, weights: Tensors, supports: Mapping[str, Support] | None = None, optimizer: Memory | None = None

@@ -66,7 +66,7 @@ class LocalEngine:
         self._memories.settle(accepted)
 
     def memories(self) -> Mapping[int, Memory]:
-        return dict(self._memories)
+        return self._memories.store
 
     def restore(self, memories: Mapping[int, Memory]) -> None:
         self._memories.restore(memories)

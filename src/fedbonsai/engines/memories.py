@@ -3,42 +3,53 @@
 from collections.abc import Collection, Iterator, Mapping, MutableMapping
 
 from fedbonsai.core.state import Memory
-from fedbonsai.federated.checkpoint import memory_from_bytes, memory_to_bytes
 from fedbonsai.federated.client import Client
+from fedbonsai.federated.memories import memory_from_bytes, memory_to_bytes
+from fedbonsai.federated.store import Store
 
 
 class Memories(MutableMapping[int, Memory]):
-    """A mapping from client to memory whose writes are provisional until `settle`."""
+    """A mapping from client to memory whose writes are provisional until `settle`.
+
+    Attributes:
+        store: What counts.
+    """
 
     def __init__(self) -> None:
-        self._kept: dict[int, Memory] = {}
-        self._written: dict[int, Memory] = {}
+        self.store = Store()
 
     def __getitem__(self, client: int) -> Memory:
-        return self._kept[client]
+        return self.store[client]
 
     def __setitem__(self, client: int, memory: Memory) -> None:
-        self._written[client] = memory
+        if memory:  # an empty one takes no room
+            self.store.write(client, memory_to_bytes(memory))
 
     def __delitem__(self, client: int) -> None:
-        del self._kept[client]
+        raise NotImplementedError("what a client keeps is replaced, not deleted")
 
     def __iter__(self) -> Iterator[int]:
-        return iter(sorted(self._kept))
+        return iter(self.store)
 
     def __len__(self) -> int:
-        return len(self._kept)
+        return len(self.store)
+
+    def encoded(self, client: int) -> bytes:
+        """What a client keeps, as `serve` takes it."""
+        return self.store.read(client) if client in self.store else memory_to_bytes(Memory())
+
+    def put(self, client: int, memory: bytes) -> None:
+        """Write what `serve` returned of a client's memory."""
+        if memory:
+            self.store.write(client, memory)
 
     def settle(self, accepted: Collection[int]) -> None:
-        """Keep what accepted clients wrote in this round; forget the rest. An empty memory takes no room."""
-        for client in accepted:
-            if self._written.get(client):
-                self._kept[client] = self._written[client]
-        self._written.clear()
+        """Keep what accepted clients wrote in this round; forget the rest."""
+        self.store.settle(accepted)
 
     def restore(self, memories: Mapping[int, Memory]) -> None:
         """Begin again with what a checkpoint holds."""
-        self._kept, self._written = dict(memories), {}
+        self.store = memories if isinstance(memories, Store) else Store.of(memories)
 
 
 def serve(client: Client, number: int, task: bytes, memory: bytes) -> tuple[bytes, bytes]:
@@ -51,10 +62,10 @@ def serve(client: Client, number: int, task: bytes, memory: bytes) -> tuple[byte
         memory: What that client remembers, as bytes.
 
     Returns:
-        The encoded answer, and what the client remembers now; empty when that has not changed.
+        The encoded answer, and what the client remembers now; empty when that has not changed, or is nothing.
     """
     before = memory_from_bytes(memory)
     client.memories = written = {number: before}
     data = client.serve(task)
     after = written[number]
-    return data, b"" if after is before else memory_to_bytes(after)
+    return data, memory_to_bytes(after) if after and after is not before else b""

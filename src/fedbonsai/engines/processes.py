@@ -17,7 +17,6 @@ from fedbonsai.core.errors import ConfigError
 from fedbonsai.core.state import Memory
 from fedbonsai.engines.local import late
 from fedbonsai.engines.memories import Memories, serve
-from fedbonsai.federated.checkpoint import memory_from_bytes, memory_to_bytes
 from fedbonsai.federated.client import Client
 from fedbonsai.federated.engine import Answer
 from fedbonsai.learning.machine import available_cores
@@ -64,7 +63,7 @@ class ProcessEngine:
         worker.client, worker.began = client, time.perf_counter()
         try:
             worker.pipe.send_bytes(struct.pack("<q", client) + task)
-            worker.pipe.send_bytes(memory_to_bytes(self._memories.get(client, Memory())))
+            worker.pipe.send_bytes(self._memories.encoded(client))
         except OSError:
             return  # the worker is dead; `next` finds its pipe at its end and says so
 
@@ -81,7 +80,7 @@ class ProcessEngine:
         self._memories.settle(accepted)
 
     def memories(self) -> Mapping[int, Memory]:
-        return dict(self._memories)
+        return self._memories.store
 
     def restore(self, memories: Mapping[int, Memory]) -> None:
         self._memories.restore(memories)
@@ -105,8 +104,7 @@ class ProcessEngine:
                 return self._replace(worker, "")
             timing.merged(spans)
             worker.client = None
-            if memory:
-                self._memories[client] = memory_from_bytes(memory)
+            self._memories.put(client, memory)
         return Answer(client, data, time.perf_counter() - began)
 
     def _replace(self, worker: _Worker, error: str) -> Answer:

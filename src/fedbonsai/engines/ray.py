@@ -18,7 +18,6 @@ from fedbonsai.engines.cluster import check, first_line, import_ray, join, put, 
 from fedbonsai.engines.kit import Kit, Server, versions
 from fedbonsai.engines.local import late
 from fedbonsai.engines.memories import Memories
-from fedbonsai.federated.checkpoint import memory_from_bytes, memory_to_bytes
 from fedbonsai.federated.client import Client
 from fedbonsai.federated.engine import Answer
 from fedbonsai.learning.machine import available_cores
@@ -109,7 +108,7 @@ class RayEngine:
         self._memories.settle(accepted)
 
     def memories(self) -> Mapping[int, Memory]:
-        return dict(self._memories)
+        return self._memories.store
 
     def restore(self, memories: Mapping[int, Memory]) -> None:
         self._memories.restore(memories)
@@ -143,7 +142,7 @@ class RayEngine:
         for worker in self._workers:
             if self._jobs and worker.ready and worker.job is None:
                 worker.job, worker.began = self._jobs.popleft(), time.perf_counter()
-                memory = memory_to_bytes(self._memories.get(worker.job.client, Memory()))
+                memory = self._memories.encoded(worker.job.client)
                 worker.reply = worker.actor.serve.remote(worker.job.client, worker.job.task, memory)
 
     def _patience(self) -> float | None:
@@ -183,8 +182,7 @@ class RayEngine:
         job, worker.job = worker.job, None
         if job is None:
             raise RuntimeError("an answer came from a worker that was asked for none")
-        if memory:
-            self._memories[job.client] = memory_from_bytes(memory)
+        self._memories.put(job.client, memory)
         return Answer(job.client, data, time.perf_counter() - worker.began, error)
 
     def _failed(self, worker: _Worker, why: str) -> Answer:

@@ -1,28 +1,34 @@
-"""Everything that a run needs to go on, in one file that is replaced in one step."""
+"""Everything that a run needs to go on, in one file that is replaced in one step.
+
+What clients keep is in a second file, which only grows, as most of it stays what it was; the first says how much of it
+counts (`store`).
+"""
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from safetensors.torch import save_file
 from torch import Tensor
 
 from fedbonsai.core.errors import CheckpointError, SupportError
+from fedbonsai.core.held import Held, Packed
 from fedbonsai.core.state import Memory, Setting, State
-from fedbonsai.core.support import Support, pack_bits, unpack_bits
+from fedbonsai.core.support import Support, unpack_bits
 from fedbonsai.federated.ledger import Row
+from fedbonsai.federated.memories import packed_bits
+from fedbonsai.federated.store import Store, tidy
 
 FILE = "state.safetensors"
-FORMAT = 2
+FORMAT = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,15 +63,19 @@ def save(directory: Path, checkpoint: Checkpoint, experiment: str) -> None:
     temporary = directory / f".{FILE}.{os.getpid()}"
     tensors, facts = _pack(checkpoint)
     facts["experiment"], facts["format"] = experiment, FORMAT
-    text = json.dumps(facts)
-    metadata = {"fedbonsai": text, "sha256": _digest(tensors, text)}
+    memories = checkpoint.memories
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        stored = memories if isinstance(memories, Store) else Store.of(memories)
+        facts["clients"] = stored.save(directory, checkpoint.state.turn)
+        text = json.dumps(facts)
+        metadata = {"fedbonsai": text, "sha256": _digest(tensors, text)}
         save_file(tensors, temporary, metadata)
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
         _sync(directory)
+        tidy(directory, facts["clients"])
     except (OSError, SafetensorError) as error:
         kept = "the checkpoint of the round before is whole" if target.exists() else "there is none yet"
         raise CheckpointError(
@@ -106,7 +116,8 @@ def load(directory: Path, setting: Setting, experiment: str) -> Checkpoint | Non
             "resume with the settings it was started with, or choose another directory"
         )
     try:
-        return _unpack(tensors, facts, setting)
+        found = _unpack(tensors, facts, setting)
+        return replace(found, memories=Store.opened(directory, facts["clients"]) if facts["clients"] else {})
     except (KeyError, TypeError, ValueError, SupportError) as error:
         raise CheckpointError(f"{target} must hold a run of this model; {error}") from error
 
@@ -121,33 +132,24 @@ def _pack(checkpoint: Checkpoint) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors[f"supports/{name}/mask"] = support.mask
         for dim, one in enumerate(support.index or ()):
             tensors[f"supports/{name}/{dim}"] = one
-    held = {one.digest.hex(): one.indicator() for supports in state.held.values() for one in supports}
-    tensors |= {f"held/{digest}": mask for digest, mask in held.items()}
     owners = {"memory": state.memory, "optimizer": state.optimizer}
-    owners |= {f"clients/{client}": memory for client, memory in checkpoint.memories.items()}
     for owner, memory in owners.items():
         tensors |= {f"{owner}/{name}": one for name, one in memory.tensors.items()}
-    tensors, masks = _packed_bits(tensors)
+    tensors, masks = packed_bits(tensors)
+    tensors["held"], held = _pack_held(Held.of(state.held))
     facts = {
         "round": state.round,
         "turn": state.turn,
         "masks": masks,
         "order": list(tensors),  # the file sorts by name, and messages cost what the order of their tensors makes them
         "supports": {name: list(one.shape) for name, one in state.supports.items()},
-        "held": {str(client): [one.digest.hex() for one in supports] for client, supports in state.held.items()},
+        "held": held,
         "answered": [list(state.answered), list(state.answered.values())],
         "numbers": {owner: dict(memory.numbers) for owner, memory in owners.items()},
         "rows": list(checkpoint.rows),
         "seconds": checkpoint.seconds,
     }
     return tensors, facts
-
-
-def _packed_bits(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, list[int]]]:
-    """Tensors as a file takes them, eight bits of a mask in a byte, and the shapes of the masks among them."""
-    masks = {name: list(one.shape) for name, one in tensors.items() if one.dtype == torch.bool}
-    # Views of one flat vector share memory, which the file format refuses.
-    return {name: pack_bits(one) if name in masks else one.contiguous().clone() for name, one in tensors.items()}, masks
 
 
 def _unpack(tensors: dict[str, Tensor], facts: dict[str, Any], setting: Setting) -> Checkpoint:
@@ -169,7 +171,6 @@ def _unpack(tensors: dict[str, Tensor], facts: dict[str, Any], setting: Setting)
     strange = [name for name, one in weights.items() if setting.layout.shapes.get(name) != tuple(one.shape)]
     if strange:
         raise SupportError(f"{strange[0]} has shape {tuple(weights[strange[0]].shape)} in it and another one here")
-    masks = {digest: Support.masked(mask) for digest, mask in everything.section("held").tensors.items()}
     state = State(
         setting,
         weights,
@@ -179,12 +180,35 @@ def _unpack(tensors: dict[str, Tensor], facts: dict[str, Any], setting: Setting)
         memory("memory"),
         memory("optimizer"),
         dict(everything.section("statistics").tensors),
-        {int(client): tuple(masks[digest] for digest in digests) for client, digests in facts["held"].items()},
+        _unpack_held(tensors["held"], facts["held"]),
         dict(zip(*facts["answered"], strict=True)),
     )
-    clients = [owner for owner in facts["numbers"] if owner.startswith("clients/")]
-    memories = {int(owner.removeprefix("clients/")): memory(owner) for owner in clients}
-    return Checkpoint(state, memories, tuple(facts["rows"]), facts["seconds"])
+    return Checkpoint(state, {}, tuple(facts["rows"]), facts["seconds"])
+
+
+def _pack_held(held: Held) -> tuple[Tensor, dict[str, Any]]:
+    """All masks that clients hold in a row, and which: of clients that hold the same, the masks are named once."""
+    holdings = dict.fromkeys(held.clients.values())
+    masks = dict.fromkeys(mask for one in holdings for mask in one.masks)
+    shapes = dict.fromkeys(mask.shape for mask in masks)
+    of_shape, of_mask, of_holding = ({one: at for at, one in enumerate(known)} for known in (shapes, masks, holdings))
+    bits = [mask.bits for mask in masks]
+    return torch.cat(bits) if bits else torch.empty(0, dtype=torch.uint8), {
+        "shapes": [list(shape) for shape in shapes],
+        "masks": [[mask.digest.hex(), of_shape[mask.shape]] for mask in masks],
+        "holdings": [[of_mask[mask] for mask in one.masks] for one in holdings],
+        "clients": [list(held.clients), [of_holding[one] for one in held.clients.values()]],
+    }
+
+
+def _unpack_held(bits: Tensor, facts: dict[str, Any]) -> Held:
+    shapes = [tuple(shape) for shape in facts["shapes"]]
+    parts = torch.split(bits, [-(-math.prod(shapes[at]) // 8) for _, at in facts["masks"]])
+    masks = [
+        Packed(bytes.fromhex(digest), shapes[at], own.clone())
+        for (digest, at), own in zip(facts["masks"], parts, strict=True)
+    ]
+    return Held.restored(masks, facts["holdings"], dict(zip(*facts["clients"], strict=True)))
 
 
 def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
@@ -202,26 +226,3 @@ def _sync(directory: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def memory_to_bytes(memory: Memory) -> bytes:
-    """One client's memory as bytes, for a process or a device that keeps it."""
-    tensors, masks = _packed_bits(memory.tensors)
-    facts = {"numbers": dict(memory.numbers), "order": list(tensors), "masks": masks}
-    return save_tensors(tensors, {name: json.dumps(fact) for name, fact in facts.items()})
-
-
-def memory_from_bytes(data: bytes) -> Memory:
-    """Undo `memory_to_bytes`.
-
-    Raises:
-        CheckpointError: The bytes are damaged.
-    """
-    try:
-        length = int.from_bytes(data[:8], "little")
-        metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-        tensors = load_tensors(data)
-        tensors |= {name: unpack_bits(tensors[name], shape) for name, shape in json.loads(metadata["masks"]).items()}
-        return Memory({name: tensors[name] for name in json.loads(metadata["order"])}, json.loads(metadata["numbers"]))
-    except (SafetensorError, KeyError, TypeError, ValueError, AttributeError, SupportError) as error:
-        raise CheckpointError(f"a client's memory must be whole, it is damaged: {error}") from error

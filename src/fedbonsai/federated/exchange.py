@@ -3,11 +3,13 @@
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 
 from fedbonsai import wire
 from fedbonsai.core.errors import ClientError, WireError
+from fedbonsai.core.held import Held, Holding
 from fedbonsai.core.message import UNITS, Group, Message
 from fedbonsai.core.seeds import generator
 from fedbonsai.core.state import State
@@ -73,8 +75,8 @@ class Exchange:
         plan: What the round is.
         rules: How it is held.
         ledger: Where every byte is charged.
-        sent: The supports of the task that each client got: its answer may refer to them.
-        came: The supports of each accepted answer.
+        sent: The masks of the task that each client under way got: its answer may refer to them.
+        holds: What each client whose answer could be used holds from now on: the masks of its task and its answer.
         asked: Clients that asked for their task once more; nobody may twice.
     """
 
@@ -84,7 +86,7 @@ class Exchange:
     rules: Rules
     ledger: Ledger
     sent: dict[int, tuple[Support, ...]] = field(default_factory=dict)
-    came: dict[int, tuple[Support, ...]] = field(default_factory=dict)
+    holds: dict[int, Holding] = field(default_factory=dict)
     asked: set[int] = field(default_factory=set)
     _packs: list[_Pack] = field(default_factory=list)
 
@@ -121,7 +123,8 @@ class Exchange:
         if answer.data is None:
             raise ClientError(answer.error)
         self.ledger.charge("up", answer.client, answer.data)
-        held = (*self.state.held.get(answer.client, ()), *self.sent[answer.client])
+        sent = self.sent.pop(answer.client)
+        held = (*self.state.held.get(answer.client, ()), *sent)
         update = wire.decode(answer.data, limits=self._limits, held=by_digest(held))
         self.ledger.work[answer.client]["flops"] += int(min(max(update.numbers.get("flops", 0.0), 0.0), 1e18))
         if update.stage == FAILED:
@@ -136,15 +139,12 @@ class Exchange:
         _check_contents(update, self.state)
         if self.rules.robust is not None:
             update = self.rules.robust.bounded(update, lambda: self.method.distribute(self.state, answer.client))
-        self.came[answer.client] = masks(update)
+        self.holds[answer.client] = self._held.holding((*sent, *masks(update)))
         return update
 
-    def held(self) -> dict[int, tuple[Support, ...]]:
-        """What every client holds after the round: the supports of its last task and answer that counted."""
-        known = dict(self.state.held)
-        for client in self.ledger.accepted:
-            known[client] = tuple(by_digest((*self.sent[client], *self.came[client])).values())
-        return {client: supports for client, supports in known.items() if supports}
+    def held(self) -> Held:
+        """What every client holds after the round: the masks of its last task and answer that counted."""
+        return self._held.after({client: self.holds[client] for client in self.ledger.accepted})
 
     def _task(self, client: int, state: State) -> bytes:
         facts = {"progress": state.round / state.setting.rounds}
@@ -171,6 +171,10 @@ class Exchange:
         packed = wire.pack(task, values=self.rules.downlink, held=held)
         self._packs = [_Pack(groups, known, packed), *self._packs[: PACKS - 1]]
         return packed
+
+    @cached_property
+    def _held(self) -> Held:
+        return Held.of(self.state.held)
 
     @property
     def _limits(self) -> wire.Limits:

@@ -24,8 +24,8 @@ from fedbonsai.engines.roster import Greeting
 from fedbonsai.experiment.build import check_personal, make_method, make_task, resolve
 from fedbonsai.experiment.choice import make_bench
 from fedbonsai.experiment.settings import make_experiment, read_toml
-from fedbonsai.federated.checkpoint import memory_from_bytes, memory_to_bytes
 from fedbonsai.federated.client import AFTER, Client, Coding
+from fedbonsai.federated.memories import memory_from_bytes, memory_to_bytes
 from fedbonsai.federated.traffic import message_limits
 from fedbonsai.flower.pipe import HELLO, TASK, Home, listening, write_private
 from fedbonsai.learning.task import Data, Task
