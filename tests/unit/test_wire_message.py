@@ -11,10 +11,26 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fedbonsai.core.errors import ConfigError, SupportError, WireError
+from fedbonsai.core.errors import ConfigError, SupportError, UnknownSupport, WireError
 from fedbonsai.core.message import Message, group
 from fedbonsai.core.support import Support
-from fedbonsai.wire import SETTINGS, account, decode, dense_length, describe, dumps, encode, is_exact, loads, pack, seal
+from fedbonsai.wire import (
+    SETTINGS,
+    Limits,
+    Reader,
+    account,
+    account_of,
+    decode,
+    dense_length,
+    describe,
+    dumps,
+    encode,
+    is_exact,
+    loads,
+    pack,
+    read_frame,
+    seal,
+)
 
 SHAPES = {"conv.weight": (8, 4, 3, 3), "conv.bias": (8,), "head.weight": (60, 80), "scalar": ()}
 
@@ -230,3 +246,37 @@ def test_the_examples_of_the_documentation_decode() -> None:
     held = decode(example("held"), held={support.digest: support})
     assert held.groups["weights"]["w"].support == support
     assert held.dense()["w"][support.indicator()].tolist() == [1.0, 2.0, 3.0]
+
+
+def test_groups_that_come_again_are_read_once_whoever_they_are_for() -> None:
+    message, reader = masked(), Reader()
+    first = reader.read(read_frame(encode(message), Limits()), {})
+    second = reader.read(read_frame(encode(replace(message, client=9, note="other")), Limits()), {})
+    assert (second.client, second.note) == (9, "other")
+    assert all(second.groups[name] is group for name, group in first.groups.items())
+    changed = replace(message, groups={"weights": group({"scalar": torch.tensor(2.0)})})
+    assert reader.read(read_frame(encode(changed), Limits()), {}).dense()["scalar"] == 2
+
+
+def test_lossy_values_are_read_for_each_client_and_references_by_what_is_held() -> None:
+    message, reader = masked(), Reader()
+    packed = pack(message, values="uniform")
+    for client in (4, 9):  # the same bytes mean other values for another client
+        data = seal(replace(message, client=client), packed)
+        found, told = reader.read(read_frame(data, Limits()), {}), decode(data)
+        assert torch.equal(found.dense()["head.weight"], told.dense()["head.weight"])
+    mask = message.supports()["head.weight"]
+    referring = encode(message, held={mask.digest: mask})
+    frame = read_frame(referring, Limits())
+    assert reader.read(frame, {mask.digest: mask}).supports()["head.weight"] == mask
+    with pytest.raises(UnknownSupport):
+        reader.read(read_frame(referring, Limits()), {})
+
+
+def test_what_was_read_before_is_held_to_the_bounds_of_today() -> None:
+    data = encode(masked())
+    assert decode(data).dense().keys() == SHAPES.keys()
+    for bounds in (Limits(max_parameters=5000), Limits(max_tensors=3), Limits(schema={"conv.weight": (8, 4, 3, 3)})):
+        with pytest.raises(WireError):
+            decode(data, limits=bounds)
+    assert account(data) == account_of(read_frame(data, Limits()))

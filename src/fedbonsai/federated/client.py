@@ -65,6 +65,7 @@ class Client:
         coding: How updates are coded.
         memories: What each client keeps between rounds.
         trainer: Does trainings that a batched kernel can do for several clients at once.
+        reader: Reads the tasks.
     """
 
     method: Method
@@ -73,6 +74,7 @@ class Client:
     coding: Coding = Coding()
     memories: MutableMapping[int, Memory] = field(default_factory=dict)
     trainer: Trainer = alone
+    reader: wire.Reader = field(default_factory=wire.Reader)
 
     def serve(self, data: bytes) -> bytes:
         """Do what a task asks for and return the encoded answer."""
@@ -87,7 +89,7 @@ class Client:
                 raise _MemoryLost(f"client {task.client} has lost what it kept of its last answer")
             held = by_digest(Support.masked(mask) for mask in memory.section("held").tensors.values())
             with span("decode", task.client):
-                task = wire.read_message(frame, held, {})
+                task = self.reader.read(frame, held)
             answer = self._work(task, memory)
             held |= by_digest(masks(task))
         except _MemoryLost as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
+from torch import Tensor
 
 from fedbonsai import wire
 from fedbonsai.core.errors import ClientError, WireError
@@ -122,10 +123,10 @@ class Exchange:
         """
         if answer.data is None:
             raise ClientError(answer.error)
-        self.ledger.charge("up", answer.client, answer.data)
+        frame = self._frame(answer.client, answer.data)
         sent = self.sent.pop(answer.client)
         held = (*self.state.held.get(answer.client, ()), *sent)
-        update = wire.decode(answer.data, limits=self._limits, held=by_digest(held))
+        update = wire.read_message(frame, by_digest(held), {})
         self.ledger.work[answer.client]["flops"] += int(min(max(update.numbers.get("flops", 0.0), 0.0), 1e18))
         if update.stage == FAILED:
             raise ClientError(update.note)
@@ -141,6 +142,16 @@ class Exchange:
             update = self.rules.robust.bounded(update, lambda: self.method.distribute(self.state, answer.client))
         self.holds[answer.client] = self._held.holding((*sent, *masks(update)))
         return update
+
+    def _frame(self, client: int, data: bytes) -> wire.Frame:
+        """Take an answer apart and charge it, also where that cannot be done."""
+        try:
+            frame = wire.read_frame(data, self._limits)
+        except WireError:
+            self.ledger.charge("up", client, data)
+            raise
+        self.ledger.charge("up", client, data, frame)
+        return frame
 
     def held(self) -> Held:
         """What every client holds after the round: the masks of its last task and answer that counted."""
@@ -209,8 +220,16 @@ def _check_contents(update: Message, state: State) -> None:
     _check_units(update, state)
     for group, parts in update.groups.items():
         for name, part in parts.items():
-            if not bool(part.values.isfinite().all()):
+            if not _finite(part.values):
                 raise ClientError(f"{group}/{name}: values must be finite, got NaN or infinity")
+
+
+def _finite(values: Tensor) -> bool:
+    """Whether all of them are; the largest and the smallest are NaN where one is, and take one pass to find."""
+    if not values.numel() or not values.dtype.is_floating_point:
+        return True
+    least, most = values.aminmax()
+    return math.isfinite(least) and math.isfinite(most)
 
 
 def _check_units(update: Message, state: State) -> None:

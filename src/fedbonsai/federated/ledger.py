@@ -52,11 +52,18 @@ class Ledger:
     traffic: Traffic = field(default_factory=lambda: {"down": {}, "up": {}})
     by_client: dict[int, dict[str, int]] = field(default_factory=dict)
 
-    def charge(self, direction: Direction, client: int, data: bytes) -> bytes:
-        """Charge the bytes of a task (down) or an answer (up), also of one that will be refused; return them."""
+    def charge(self, direction: Direction, client: int, data: bytes, frame: wire.Frame | None = None) -> bytes:
+        """Charge the bytes of a task (down) or an answer (up), also of one that will be refused; return them.
+
+        Args:
+            direction: Which way they go.
+            client: Whose.
+            data: The bytes.
+            frame: The same, if they have been taken apart already.
+        """
         own = self.by_client.setdefault(client, {"down": 0, "up": 0})
         own[direction] += len(data)
-        for group, kinds in _parts(data).items():
+        for group, kinds in _parts(data, frame).items():
             booked = self.traffic[direction].setdefault(group, dict.fromkeys(KINDS, 0))
             for kind, length in zip(KINDS, kinds, strict=True):
                 booked[kind] += length
@@ -116,10 +123,10 @@ class Ledger:
         }
 
 
-def _parts(data: bytes) -> dict[str, tuple[int, int, int]]:
+def _parts(data: bytes, frame: wire.Frame | None) -> dict[str, tuple[int, int, int]]:
     """Bytes of each kind in each group; what belongs to none (header, facts, or no message at all) is under ``""``."""
     try:
-        account = wire.account(data)
+        account = wire.account(data) if frame is None else wire.account_of(frame)
     except WireError:
         return {"": (0, 0, len(data))}
     known = sum(sum(kinds) for kinds in account.groups.values())

@@ -121,7 +121,8 @@ class _Rows:
     def trained(self) -> list[Trained]:
         """Make all steps of all clients."""
         work, parameters = self.own[0].bench.work, self.own[0].bench.flat.numel()
-        optimizer, lives = make_optimizer(work, *self.flat.shape), [self._live(row) for row in range(len(self.own))]
+        optimizer = make_optimizer(work, *self.flat.shape)
+        lives = [self._live(row) if one.objective.acts else None for row, one in enumerate(self.own)]
         losses = torch.zeros(len(self.flat))
         for step in range(self.shares.shape[1]):
             active = sum(len(one.batches) > step for one in self.own)
@@ -144,12 +145,12 @@ class _Rows:
             raise RuntimeError("clients are trained side by side by a kernel that can, got loop")
         return bench.batched.gradients(flat, inputs, targets, shares, gradient)
 
-    def _move(self, lives: Sequence[Live], optimizer: Optimizer) -> None:
+    def _move(self, lives: Sequence[Live | None], optimizer: Optimizer) -> None:
         """Make one step of the clients that are not done, as `Bench.step` does of one."""
         rows, work, lr = len(lives), self.own[0].bench.work, self.own[0].lr
         flat, gradient = self.flat[:rows], self.gradient[:rows]
         for one, live in zip(self.own, lives, strict=False):
-            if one.objective.gradient is not None:
+            if live is not None and one.objective.gradient is not None:
                 one.objective.gradient(live)
         if self.masks is not None:
             gradient.mul_(self.masks[:rows])
@@ -158,7 +159,7 @@ class _Rows:
             gradient.mul_((work.clip / (norms + 1e-6)).clamp(max=1.0))
         optimizer.step(flat, gradient, lr)
         for one, live in zip(self.own, lives, strict=False):
-            if one.objective.after_step is not None:
+            if live is not None and one.objective.after_step is not None:
                 one.objective.after_step(live)
                 if one.mask is not None:
                     live.flat.mul_(one.mask)

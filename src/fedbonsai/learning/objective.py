@@ -89,6 +89,11 @@ class Objective:
     around: Callable[[nn.Module], AbstractContextManager[None]] = nothing
     learning_rate: Callable[[Live, Moment], float] | None = None
 
+    @property
+    def acts(self) -> bool:
+        """Whether it looks at the gradients or the weights of any step."""
+        return self.gradient is not None or self.after_step is not None
+
 
 def adding_up(total: Tensor, power: int = 1) -> Objective:
     """Change nothing, but add every step's gradient, of absent weights too, to ``total`` (flat); or its powers."""

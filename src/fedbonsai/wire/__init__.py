@@ -5,10 +5,10 @@ format is in docs/wire-format.md.
 """
 
 from fedbonsai.wire import feedback
-from fedbonsai.wire.accounts import Account, account, dense_length
-from fedbonsai.wire.decoder import decode, header, read_message
+from fedbonsai.wire.accounts import Account, account, account_of, dense_length
+from fedbonsai.wire.decoder import Reader, decode, header, read_message
 from fedbonsai.wire.encoder import Packed, encode, pack, seal
-from fedbonsai.wire.frame import read_frame
+from fedbonsai.wire.frame import Frame, read_frame
 from fedbonsai.wire.inspect import describe
 from fedbonsai.wire.limits import Limits
 from fedbonsai.wire.plain import dumps, loads
@@ -18,9 +18,12 @@ from fedbonsai.wire.values import SETTINGS, is_exact
 __all__ = [
     "SETTINGS",
     "Account",
+    "Frame",
     "Limits",
     "Packed",
+    "Reader",
     "account",
+    "account_of",
     "decode",
     "dense_length",
     "describe",

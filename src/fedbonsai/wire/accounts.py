@@ -46,7 +46,11 @@ def account(data: bytes | memoryview, limits: Limits = _ANY) -> Account:
     Raises:
         WireError: It is not a message, or passes the limits.
     """
-    frame = read_frame(data, limits, verify=False)
+    return account_of(read_frame(data, limits, verify=False))
+
+
+def account_of(frame: Frame) -> Account:
+    """The same of a message that has been taken apart."""
     groups = {}
     for section in frame.table.sections:
         supports, values = (
@@ -54,7 +58,8 @@ def account(data: bytes | memoryview, limits: Limits = _ANY) -> Account:
         )
         groups[section.name] = values, supports, CHECKS_LENGTH + _share(section, frame)
     values, supports = (sum(split[at] for split in groups.values()) for at in (0, 1))
-    return Account(values, supports, len(data) - values - supports, groups)
+    length = frame.header + sum(CHECKS_LENGTH + section.length for section in frame.table.sections)
+    return Account(values, supports, length - values - supports, groups)
 
 
 def dense_length(shapes: Mapping[str, tuple[int, ...]]) -> int:
@@ -77,4 +82,4 @@ def dense_length(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 def _share(section: Section, frame: Frame) -> int:
     coded = frame.header - HEADER_LENGTH
-    return coded * len(section.write()) // len(frame.table.write())
+    return coded * section.raw // frame.raw

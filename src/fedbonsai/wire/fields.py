@@ -16,6 +16,9 @@ MAX_TEXT = 4096
 """Longest text in bytes."""
 
 
+_SHORT = [bytes([value]) for value in range(0x80)]
+
+
 def varint(value: int) -> bytes:
     """Write an unsigned integer below 2^64, seven bits a byte, lowest first.
 
@@ -24,6 +27,8 @@ def varint(value: int) -> bytes:
         'ac02'
     """
     require(0 <= value < 2**64, LimitError, "varint", f"must be in [0, 2^64), got {value}")
+    if value < 0x80:
+        return _SHORT[value]
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -78,7 +83,11 @@ class Cursor:
 
     def u8(self) -> int:
         """An unsigned byte."""
-        return self.take(1)[0]
+        at = self.at
+        if at >= len(self.data):
+            self.take(1)
+        self.at = at + 1
+        return self.data[at]
 
     def u32(self) -> int:
         """An unsigned 32-bit integer."""
@@ -91,6 +100,8 @@ class Cursor:
     def varint(self) -> int:
         """An unsigned integer in its shortest form."""
         byte = value = self.u8()
+        if byte < 0x80:
+            return value
         shift = 0
         while byte >= 0x80:
             shift += 7

@@ -44,12 +44,14 @@ class Frame:
     Attributes:
         table: What it says about itself.
         header: Bytes of header and table in the message.
+        raw: Bytes of the table before compression.
         bodies: The five streams of each group, as they stand in the message.
         budget: Memory that is left.
     """
 
     table: Table
     header: int
+    raw: int
     bodies: tuple[tuple[memoryview, ...], ...]
     budget: Budget
 
@@ -96,7 +98,7 @@ def read_frame(data: bytes | memoryview, limits: Limits, *, verify: bool = True)
     require(raw_length <= most, LimitError, "table", f"is {raw_length} bytes, at most {most} allowed")
     raw = expand(coded, raw_length, "table", budget)
     table = read_table(raw, replace(limits, max_bytes=len(view)))
-    return Frame(table, end, _bodies(view, end, table.sections, verify=verify), budget)
+    return Frame(table, end, len(raw), _bodies(view, end, table.sections, verify=verify), budget)
 
 
 def _read_header(view: memoryview) -> tuple[int, int, int]:

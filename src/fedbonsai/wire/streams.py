@@ -4,6 +4,7 @@ The presets of zstd look for matches where there are none and lose 13 to 27 % on
 floats; with a table of 64 hashes it leaves symbols alone and codes them by their frequencies.
 """
 
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -51,12 +52,27 @@ TEXT = _parameters(
 """Looks for repetitions, such as those of names."""
 
 
+_COMPRESSORS: dict[zstandard.ZstdCompressionParameters, deque[zstandard.ZstdCompressor]] = {
+    HUFFMAN: deque(),
+    TEXT: deque(),
+}
+_DECOMPRESSORS: deque[zstandard.ZstdDecompressor] = deque()
+"""Those that nobody uses just now: making one takes longer than compressing something small, and no two threads may
+use one at a time."""
+
+
 def squeeze(data: bytes | memoryview, parameters: zstandard.ZstdCompressionParameters) -> bytes | memoryview:
     """Compress to blocks without a frame header, where that makes it shorter.
 
     Equal lengths mean that it is stored as it is.
     """
-    frame = zstandard.ZstdCompressor(compression_params=parameters).compress(data)
+    idle = _COMPRESSORS[parameters]
+    try:
+        one = idle.pop()
+    except IndexError:
+        one = zstandard.ZstdCompressor(compression_params=parameters)
+    frame = one.compress(data)
+    idle.append(one)
     return frame[len(_FRAME) :] if len(frame) - len(_FRAME) < len(data) else data
 
 
@@ -70,11 +86,14 @@ def expand(data: memoryview, length: int, place: str, budget: Budget) -> memoryv
         return data
     budget.spend(length + len(data), place)
     try:
-        raw = zstandard.ZstdDecompressor(max_window_size=2**17).decompress(
-            _FRAME + data, max_output_size=length, allow_extra_data=False
-        )
+        one = _DECOMPRESSORS.pop()
+    except IndexError:
+        one = zstandard.ZstdDecompressor(max_window_size=2**17)
+    try:
+        raw = one.decompress(_FRAME + data, max_output_size=length, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise StreamError(place, f"the block is not valid for {length} bytes: {error}") from None
+    _DECOMPRESSORS.append(one)
     require(
         len(raw) == length,
         StreamError,

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 from fedbonsai.wire.errors import FieldError, LimitError, NumberError, require
 from fedbonsai.wire.fields import Cursor, double, signed, text, unique, varint
@@ -50,6 +51,7 @@ class Entry:
     shape: tuple[int, ...]
     coding: int
 
+    @lru_cache(maxsize=1024)  # noqa: B019  values, no objects: the tensors of a few models
     def write(self) -> bytes:
         """The entry as it stands in the table."""
         sizes = b"".join(varint(size) for size in self.shape)
@@ -58,11 +60,19 @@ class Entry:
 
 @dataclass(frozen=True)
 class Section:
-    """One group of the table: its tensors and its streams."""
+    """One group of the table: its tensors and its streams.
+
+    Attributes:
+        name: Its name.
+        entries: Its tensors.
+        streams: Lengths of its streams.
+        raw: Bytes that it takes in the table, where it was read from one.
+    """
 
     name: str
     entries: tuple[Entry, ...]
     streams: tuple[Directory, ...]
+    raw: int = field(default=0, compare=False)
 
     @property
     def length(self) -> int:
@@ -144,6 +154,35 @@ def _less(limits: Limits, section: Section) -> Limits:
 
 
 def _read_section(cursor: Cursor, limits: Limits) -> Section:
+    start = cursor.at
+    name, entries = _read_entries(cursor, limits)
+    # A piece takes at least a byte of the message.
+    streams = tuple(Directory.read(cursor, limits.max_bytes) for _ in STREAMS)
+    require(not streams[0].large, FieldError, cursor.place, "the records are one piece")
+    return Section(name, entries, streams, cursor.at - start)
+
+
+_LONGEST, _MOST = 1 << 16, 16
+_READ: dict[tuple[int, int], tuple[bytes, str, tuple[Entry, ...]]] = {}
+"""What was read last within the same bounds, with its bytes: the messages of a run name the same tensors every time."""
+
+
+def _read_entries(cursor: Cursor, limits: Limits) -> tuple[str, tuple[Entry, ...]]:
+    """The name of a group and its tensors."""
+    bounds, start = (limits.max_parameters, limits.max_tensors), cursor.at
+    known = _READ.get(bounds) if limits.schema is None else None
+    if known is not None and cursor.data[start : start + len(known[0])] == known[0]:
+        cursor.take(len(known[0]))
+        return known[1:]
+    name, entries = _read_new_entries(cursor, limits)
+    if limits.schema is None and cursor.at - start <= _LONGEST:
+        if len(_READ) >= _MOST:
+            _READ.clear()
+        _READ[bounds] = bytes(cursor.data[start : cursor.at]), name, entries
+    return name, entries
+
+
+def _read_new_entries(cursor: Cursor, limits: Limits) -> tuple[str, tuple[Entry, ...]]:
     name = cursor.text()
     entries: list[Entry] = []
     left = limits.max_parameters
@@ -158,10 +197,7 @@ def _read_section(cursor: Cursor, limits: Limits) -> Section:
         )
         entries.append(entry)
     unique(f"table, group {name!r}", [entry.name for entry in entries])
-    # A piece takes at least a byte of the message.
-    streams = tuple(Directory.read(cursor, limits.max_bytes) for _ in STREAMS)
-    require(not streams[0].large, FieldError, cursor.place, "the records are one piece")
-    return Section(name, tuple(entries), streams)
+    return name, tuple(entries)
 
 
 def _read_entry(cursor: Cursor, group: str, limits: Limits) -> Entry:
