@@ -274,7 +274,7 @@ def test_lossy_values_are_read_for_each_client_and_references_by_what_is_held() 
 
 
 def test_what_was_read_before_is_held_to_the_bounds_of_today() -> None:
-    data = encode(masked())
+    data = encode(Message({"weights": group(model())}))
     assert decode(data).dense().keys() == SHAPES.keys()
     for bounds in (Limits(max_parameters=5000), Limits(max_tensors=3), Limits(schema={"conv.weight": (8, 4, 3, 3)})):
         with pytest.raises(WireError):
