@@ -54,6 +54,19 @@ def test_sections_keep_owners_apart(mine, yours):
     assert not both.section("m")
 
 
+def test_sections_of_a_large_memory_are_those_of_a_small_one(monkeypatch):
+    tensors = {f"mask/{client}/{name}": tensor(client) for client in (7, 71, 2) for name in ("b/w", "a")}
+    memory = Memory(tensors, {"last/7": 1, "mask/7/count": 2, "mask": 3})
+    names = ("mask", "mask/7", "mask/7/b", "last", "mask/9", "las")
+    small = [memory.section(name) for name in names]
+    monkeypatch.setattr("fedbonsai.core.state.MANY", 0)
+    assert list(small[1].tensors) == ["b/w", "a"]
+    for _ in range(2):
+        for name, known in zip(names, small, strict=True):
+            found = memory.section(name)
+            assert (list(found.tensors.items()), found.numbers) == (list(known.tensors.items()), known.numbers)
+
+
 def test_of_merged_memories_the_later_wins():
     one, two = Memory({"w": tensor([1.0])}, {"x": 1, "y": "one"}), Memory({"w": tensor([2.0])}, {"y": "two"})
     merged = one.merge(two, Memory(numbers={"z": True}))

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
-from torch import Tensor
+import torch
 
 from fedbonsai.core.support import Support, pack_bits, unpack_bits
 
@@ -19,7 +19,7 @@ class Packed:
 
     digest: bytes
     shape: tuple[int, ...]
-    bits: Tensor
+    bits: bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,14 +46,15 @@ class _Pool:
     def packed(self, support: Support) -> Packed:
         found = self.masks.get(support.digest)
         if found is None:
-            found = self.masks[support.digest] = Packed(support.digest, support.shape, pack_bits(support.indicator()))
+            bits = pack_bits(support.indicator()).numpy().tobytes()
+            found = self.masks[support.digest] = Packed(support.digest, support.shape, bits)
         self._use(support)
         return found
 
     def unpacked(self, mask: Packed) -> Support:
         support = self.ready.get(mask.digest)
         if support is None:
-            support = Support.masked(unpack_bits(mask.bits, mask.shape))
+            support = Support.masked(unpack_bits(torch.frombuffer(bytearray(mask.bits), dtype=torch.uint8), mask.shape))
             vars(support)["digest"] = mask.digest
         self._use(support)
         return support

@@ -19,6 +19,10 @@ Tensors = Mapping[str, Tensor]
 
 T = TypeVar("T")
 
+MANY = 500
+"""Entries of a memory above which it is not searched for each section: a server may remember something of each client.
+"""
+
 Number = bool | int | float | str
 """What a memory may hold besides tensors."""
 
@@ -43,9 +47,14 @@ class Memory:
     def section(self, name: str) -> "Memory":
         """What stands under ``name/``, without the prefix."""
         prefix = f"{name}/"
+        tensors, numbers = self.tensors, self.numbers
+        if len(tensors) + len(numbers) > MANY:
+            keys = self._index(prefix.count("/")).get(prefix, {})
+            tensors = {key: tensors[key] for key in keys if key in tensors}
+            numbers = {key: numbers[key] for key in keys if key in numbers}
         return Memory(
-            {key.removeprefix(prefix): value for key, value in self.tensors.items() if key.startswith(prefix)},
-            {key.removeprefix(prefix): value for key, value in self.numbers.items() if key.startswith(prefix)},
+            {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)},
+            {key.removeprefix(prefix): value for key, value in numbers.items() if key.startswith(prefix)},
         )
 
     def under(self, name: str) -> "Memory":
@@ -65,6 +74,18 @@ class Memory:
 
     def __bool__(self) -> bool:
         return bool(self.tensors or self.numbers)
+
+    def _index(self, depth: int) -> dict[str, dict[str, None]]:
+        """Keys by their first sections, in order; made once for all that a round asks for."""
+        indices: dict[int, dict[str, dict[str, None]]] = vars(self).setdefault("_indices", {})
+        if depth not in indices:
+            found: dict[str, dict[str, None]] = {}
+            for key in (*self.tensors, *self.numbers):
+                parts = key.split("/", depth)
+                if len(parts) > depth:
+                    found.setdefault("/".join(parts[:depth]) + "/", {})[key] = None
+            indices[depth] = found
+        return indices[depth]
 
 
 @dataclass(frozen=True)

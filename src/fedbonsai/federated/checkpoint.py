@@ -192,8 +192,8 @@ def _pack_held(held: Held) -> tuple[Tensor, dict[str, Any]]:
     masks = dict.fromkeys(mask for one in holdings for mask in one.masks)
     shapes = dict.fromkeys(mask.shape for mask in masks)
     of_shape, of_mask, of_holding = ({one: at for at, one in enumerate(known)} for known in (shapes, masks, holdings))
-    bits = [mask.bits for mask in masks]
-    return torch.cat(bits) if bits else torch.empty(0, dtype=torch.uint8), {
+    bits = bytearray().join(mask.bits for mask in masks)
+    return torch.frombuffer(bits, dtype=torch.uint8) if bits else torch.empty(0, dtype=torch.uint8), {
         "shapes": [list(shape) for shape in shapes],
         "masks": [[mask.digest.hex(), of_shape[mask.shape]] for mask in masks],
         "holdings": [[of_mask[mask] for mask in one.masks] for one in holdings],
@@ -203,10 +203,10 @@ def _pack_held(held: Held) -> tuple[Tensor, dict[str, Any]]:
 
 def _unpack_held(bits: Tensor, facts: dict[str, Any]) -> Held:
     shapes = [tuple(shape) for shape in facts["shapes"]]
-    parts = torch.split(bits, [-(-math.prod(shapes[at]) // 8) for _, at in facts["masks"]])
+    sizes = [-(-math.prod(shapes[at]) // 8) for _, at in facts["masks"]]
     masks = [
-        Packed(bytes.fromhex(digest), shapes[at], own.clone())
-        for (digest, at), own in zip(facts["masks"], parts, strict=True)
+        Packed(bytes.fromhex(digest), shapes[at], own.numpy().tobytes())
+        for (digest, at), own in zip(facts["masks"], torch.split(bits, sizes), strict=True)
     ]
     return Held.restored(masks, facts["holdings"], dict(zip(*facts["clients"], strict=True)))
 

@@ -13,6 +13,7 @@ first masks come after one epoch's steps, but before the last step, after which 
 epochs 1 and 5. One step moves no mask. The last pruning stops at the target. The server keeps the masks.
 """
 
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Literal
 
@@ -104,14 +105,13 @@ class SubFedAvg:
         return contribution(fit.weights, after, 1, loss=fit.loss), memory
 
     def finalize(self, state: State, total: Total) -> State:
-        memory = state.memory
+        moved: dict[str, Memory] = {}
         for client, supports in total.supports.items():
-            try:
+            with suppress(SupportError):  # no subnetwork of this model: the client goes on from the one that it had
                 own = self._subnet(supports, state.setting.layout, state.setting.channels)
-            except SupportError:  # no subnetwork of this model: the client goes on from the one that it had
-                continue
-            others = {key: one for key, one in memory.tensors.items() if not key.startswith(f"client/{client}/")}
-            memory = Memory(others).merge(Memory(own.packed()).under(f"client/{client}"))
+                moved[str(client)] = Memory(own.packed()).under(f"client/{client}")
+        others = {key: one for key, one in state.memory.tensors.items() if key.split("/")[1] not in moved}
+        memory = Memory(others).merge(*moved.values())
         return replace(state.moved(average(total, state.weights, Kernel())), memory=memory)
 
     def model(self, state: State) -> Tensors:
