@@ -1,8 +1,8 @@
-"""What robust rules cost the server beside the mean that they take the place of.
+"""What adding updates up costs beside moving their bytes, and what robust rules cost beside the mean.
 
     OMP_WAIT_POLICY=PASSIVE .venv/bin/python benchmarks/aggregation.py [--write]
 
-Prints a Markdown table; ``--write`` puts it into docs/benchmarks.md.
+Prints Markdown tables; ``--write`` puts them into docs/benchmarks.md.
 """
 
 import os
@@ -14,7 +14,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 from tables import Table, interleaved, report
 
-from fedbonsai.core.message import Message, group
+from fedbonsai.core.message import Message, Part, group
+from fedbonsai.core.support import Support
 from fedbonsai.federated.aggregate import Total, average
 from fedbonsai.federated.estimate import Robust, estimated
 from fedbonsai.federated.robust import krum, median, squared_distances, trimmed_mean
@@ -35,7 +36,7 @@ def measure() -> Table:
         anchor = {"w": vectors[0]}
 
         def mean(robust: Robust | None = None, updates: list[Message] = updates, anchor: dict = anchor) -> object:
-            total = Total()
+            total = Total(estimated=robust is not None and robust.keeps)
             for update in updates:
                 total.add(update if robust is None else robust.bounded(update, lambda: Message(updates[0].groups)))
             if robust is not None:
@@ -59,5 +60,36 @@ def measure() -> Table:
     return rows
 
 
+def throughput() -> Table:
+    """Adding an update of 10^7 parameters: bytes that must move over the time, against a plain ``y += a x``."""
+    torch.set_num_threads(1)
+    size, clients = SIZES[-1], CLIENTS
+    draw = torch.Generator().manual_seed(0)
+    target, vector = torch.zeros(size), torch.randn(size, generator=draw)
+    rows = [["supports of the updates", "ms an update", "GB/s", "of plain `y += a x`", "reach"]]
+    cases = {"whole": [Support.dense((size,))] * clients}
+    for density in (0.3, 0.1):
+        masks = [Support.masked(torch.rand(size, generator=draw) < density) for _ in range(clients)]
+        cases |= {f"equal masks, {density:g}": masks[:1] * clients, f"masks of each client, {density:g}": masks}
+    for name, supports in cases.items():
+        updates = [Message({"weights": {"w": Part(one.gather(vector), one)}}, weight=50.0) for one in supports]
+        for one in supports:
+            _ = one.positions if one.kind != "dense" else None  # a decoder has them
+
+        def add(updates: list[Message] = updates) -> None:
+            total = Total(sums_only=True)
+            for update in updates:
+                total.add(update)
+
+        plain, spent = interleaved(lambda: target.add_(vector, alpha=0.5), add, repeats=7, clock=time.process_time)
+        # Values, and their sums twice; where supports differ also places, and the weight of the holders twice.
+        apart = 0 if name == "whole" or "equal" in name else 16
+        moved = sum(one.count for one in supports) * (12 + apart)
+        speed, best = moved / spent / 1e9, 12 * size / plain / 1e9
+        reach = "60 %" if name == "whole" else ""
+        rows.append([name, f"{1e3 * spent / clients:.1f}", f"{speed:.1f}", f"{100 * speed / best:.0f} %", reach])
+    return rows
+
+
 if __name__ == "__main__":
-    report(measure, "robust", __doc__)
+    report({"aggregation": throughput, "robust": measure}, __doc__)

@@ -86,4 +86,4 @@ def measure() -> Table:
 
 
 if __name__ == "__main__":
-    report(measure, "masks", __doc__)
+    report({"masks": measure}, __doc__)

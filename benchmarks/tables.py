@@ -5,7 +5,7 @@ import os
 import re
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -48,15 +48,16 @@ def table_with_machine(table: Table, seeds: Sequence[int]) -> str:
     return f"{markdown(table)}\n\nSeeds {', '.join(map(str, seeds))}. Measured on {machine}."
 
 
-def report(measure: Callable[[], Table], name: str, about: str) -> None:
-    """The command of a benchmark of one table: measure, print, and with ``--write`` put it into docs/benchmarks.md."""
+def report(tables: Mapping[str, Callable[[], Table]], about: str) -> None:
+    """The command of a benchmark: measure, print, and with ``--write`` put each table into docs/benchmarks.md."""
     parser = argparse.ArgumentParser(description=about.splitlines()[0])
-    parser.add_argument("--write", action="store_true", help="put the table into docs/benchmarks.md")
+    parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     options = parser.parse_args()
-    text = table_with_machine(measure(), (0,))
-    print(text)
-    if options.write:
-        put(name, text)
+    for name, measure in tables.items():
+        text = table_with_machine(measure(), (0,))
+        print(f"{text}\n")
+        if options.write:
+            put(name, text)
 
 
 def put(name: str, text: str, page: str = "benchmarks.md") -> None:

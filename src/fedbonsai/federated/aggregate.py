@@ -76,21 +76,21 @@ class Sum:
             return self.support.scatter(self.values)
         return self.values.view(self.support.shape)
 
-    def add(self, part: Part, weight: float) -> None:
-        """Add ``weight * part``."""
+    def add(self, part: Part, weight: float, *, valued: bool = True) -> None:
+        """Add ``weight * part``; or, if it is not ``valued``, no more than who holds what."""
         if self.denominator is None and part.support != self.support:
             self.values = self.support.scatter(self.values).view(-1)
             self.denominator = self.support.indicator().to(torch.float32).mul_(self.weight)
         self.weight += weight
-        if self.denominator is None:
-            self.values.add_(part.values, alpha=weight)
-        elif part.support.kind == "dense":
-            self.values.add_(part.values, alpha=weight)
+        if self.denominator is not None and part.support.kind == "dense":
             self.denominator.add_(weight)
-        else:
+        elif self.denominator is not None:
             everywhere = torch.full((part.support.count,), weight, dtype=torch.float32)
-            self.values.index_add_(0, part.support.positions, part.values, alpha=weight)
             self.denominator.view(-1).index_add_(0, part.support.positions, everywhere)
+        if valued and (self.denominator is None or part.support.kind == "dense"):
+            self.values.add_(part.values, alpha=weight)
+        elif valued:
+            self.values.index_add_(0, part.support.positions, part.values, alpha=weight)
 
     def held(self) -> Tensor:
         """Weight of the clients that hold each coordinate, of the tensor's shape."""
@@ -112,6 +112,7 @@ class Total:
         seconds: How long each member took, from its task to its answer, as the engine measured; differs between runs.
         supports: Where each member's weights are; for methods that need more than sums.
         sums_only: Whether nobody asks for those: they grow with the cohort.
+        estimated: Whether a robust rule gives the values of the weights, so that nobody asks for their sums.
     """
 
     stage: str = "train"
@@ -122,6 +123,7 @@ class Total:
     seconds: dict[int, float] = field(default_factory=dict)
     supports: dict[int, dict[str, Support]] = field(default_factory=dict)
     sums_only: bool = False
+    estimated: bool = False
 
     @property
     def clients(self) -> int:
@@ -146,7 +148,7 @@ class Total:
             for tensor, part in parts.items():
                 if tensor not in sums:
                     sums[tensor] = Sum(torch.zeros(part.support.count), part.support)
-                sums[tensor].add(part, update.weight)
+                sums[tensor].add(part, update.weight, valued=not (self.estimated and name == "weights"))
         for name, value in update.numbers.items():
             self.numbers[name] = self.numbers.get(name, 0.0) + value
         self.weight += update.weight

@@ -29,14 +29,16 @@ def run_round(method: ServerSide, state: State, engine: Engine, rules: Rules) ->
     plan = method.plan(state)
     ledger = Ledger(state, plan.stage)
     exchange = Exchange(method, state, plan, rules, ledger)
-    total, kept = Total(plan.stage, sums_only=method.traits.sums_only), list[Group]()
+    robust, kept = rules.robust, list[Group]()
+    estimate = robust is not None and robust.keeps
+    total = Total(plan.stage, sums_only=method.traits.sums_only, estimated=estimate)
     for answer in collect(engine, exchange.tasks(), rules.window_bytes, exchange.again):
         try:
             with span("decode", answer.client):
                 update = exchange.update(answer)
             with span("aggregate", answer.client):
                 total.add(update)
-            if rules.robust is not None and rules.robust.keeps:
+            if estimate:
                 kept.append(update.groups.get("weights", {}))
             total.seconds[answer.client] = answer.seconds
             ledger.accept(answer)
@@ -44,8 +46,8 @@ def run_round(method: ServerSide, state: State, engine: Engine, rules: Rules) ->
             ledger.drop(answer, str(error))
     ledger.require(rules.min_clients)
     with span("aggregate"):
-        if rules.robust is not None:
-            total = estimated(total, kept, rules.robust)
+        if robust is not None:
+            total = estimated(total, kept, robust)
         after = method.finalize(state, total)
     trained = plan.stage == "train"
     after = replace(after, turn=state.turn + 1, round=state.round + trained, held=exchange.held())
