@@ -64,7 +64,7 @@ class Worker:
                     raise WorkerError(f"{word!r} was to come, got {line.strip()!r}")
         finally:
             timer.cancel()
-        raise WorkerError(f"no {word!r} came: {self.last_words()}")
+        raise WorkerError(self.last_words())
 
     def last_words(self) -> str:
         """The end of its log."""
