@@ -14,6 +14,7 @@ dropped. ``--write`` puts the tables into docs/benchmarks.md.
 
 import argparse
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -226,6 +227,7 @@ def main() -> None:
     parser.add_argument("--envs", type=Path, default=Path("runs/peers-envs"), help="where the rivals' environments are")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/benchmarks.md")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or the engines would outlive us
     rounds, envs = options.rounds, options.envs
     parts: dict[str, Callable[[], Table]] = {name: partial(rivals, name, rounds, envs) for name in JOBS}
     parts |= {f"pruned-{name}": partial(pruned, name, rounds, envs) for name in WIDE}
