@@ -3,9 +3,13 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from contract.federation import CLIENTS, finished, make_run
 from contract.seams import OwnBias, PerClientMask
 
+from fedbonsai.core.held import Held
+from fedbonsai.core.state import Memory
+from fedbonsai.federated.exchange import Exchange
 from fedbonsai.federated.ledger import NAMED
 from fedbonsai.federated.run import Schedule
 from fedbonsai.methods.fedavg import FedAvg
@@ -55,3 +59,44 @@ def test_masks_of_all_members_are_kept_for_those_who_ask_for_more_than_sums(monk
         monkeypatch.setattr(type(method), "finalize", spy)
         finished(method, rounds=1)
     assert seen == [(True, 3, 0), (False, 3, 3)]
+
+
+def test_of_clients_that_have_answered_a_round_keeps_what_they_hold_packed_and_no_more(monkeypatch):
+    seen, held = [], Exchange.held
+
+    def spy(self):
+        seen.append((dict(self.sent), len(self.holds)))
+        return held(self)
+
+    monkeypatch.setattr(Exchange, "held", spy)
+    state = finished(PerClientMask(), rounds=2, cohort=CLIENTS).state
+    assert seen == [({}, CLIENTS)] * 2
+    assert isinstance(state.held, Held)
+    assert len(state.held) == CLIENTS
+    assert len({holding.masks[-1].digest for holding in state.held.clients.values()}) > 1
+
+
+def test_a_checkpoint_writes_what_clients_keep_behind_what_they_kept_before(tmp_path):
+    run = make_run(OwnBias(), rounds=4, directory=tmp_path)
+    sizes, files = [], set[str]()
+
+    def look(_):
+        (file,) = tmp_path.glob("clients-*.bin")
+        sizes.append(file.stat().st_size)
+        files.add(file.name)
+
+    checkpoint = run.run(look)
+    assert files == {"clients-1.bin"}
+    assert sizes == sorted(set(sizes))
+    again = make_run(OwnBias(), rounds=4, directory=tmp_path)
+    found = again.start().memories
+    assert dict.keys({**found}) == dict.keys({**checkpoint.memories})
+    for client, memory in checkpoint.memories.items():
+        assert isinstance(memory, Memory)
+        assert memory.numbers == found[client].numbers
+        assert all(torch.equal(one, found[client].tensors[name]) for name, one in memory.tensors.items())
+
+
+def test_a_run_whose_clients_keep_nothing_writes_no_file_for_them(tmp_path):
+    finished(FedAvg(), rounds=1, directory=tmp_path)
+    assert [one.name for one in tmp_path.iterdir()] == ["state.safetensors"]

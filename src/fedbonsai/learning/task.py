@@ -126,7 +126,7 @@ class Task:
             server that has none of the data: that many clients, each with its data on a device of its own.
         test: The data that the global model is tested on; never seen by any decision.
         metric: One value an example, higher is better; replaces the metric of ``loss``.
-        positions: With a shared pool: the examples of each client.
+        positions: With a shared pool: the examples of each client; of very many clients best as a `Ragged`.
 
     Examples:
         >>> x, y = torch.randn(30, 4), torch.randint(0, 2, (30,))
