@@ -1,5 +1,6 @@
 """A round and a run: stages, seams, order, drops, and what happens when too few are left."""
 
+import contextlib
 import dataclasses
 import logging
 from dataclasses import replace
@@ -30,7 +31,7 @@ from fedbonsai.engines.local import LocalEngine
 from fedbonsai.federated.aggregate import Total, average
 from fedbonsai.federated.client import Client, Coding
 from fedbonsai.federated.engine import Answer, collect
-from fedbonsai.federated.exchange import Exchange, Rules, draw_cohort
+from fedbonsai.federated.exchange import Exchange, Rules, draw_cohort, spread
 from fedbonsai.federated.ledger import Ledger
 from fedbonsai.federated.memories import memory_from_bytes, memory_to_bytes
 from fedbonsai.federated.method import Plan
@@ -254,6 +255,25 @@ def test_a_full_window_holds_further_clients_back():
             assert engine.started == [0, 1, 2, 3, 4]
         got.append(answer.client)
     assert got == list(range(20))
+
+
+@pytest.mark.parametrize("window", [0, 1 << 20])
+def test_large_clients_begin_first_and_are_added_up_in_their_turn(window):
+    sizes = [3, 9, 1, 9, 7, 2, 8, 4, 6, 5]
+    clients = spread(range(10), sizes, workers=2)
+    assert clients == [1, 3, 6, 4, 8, 9, 7, 0, 5, 2]
+    engine = Scripted(order=clients, capacity=2)
+    answers = collect(engine, [(client, b"") for client in clients], window, order=range(10))
+    assert [one.client for one in answers] == list(range(10))
+    assert engine.started == clients
+
+
+@pytest.mark.parametrize("engine", ["shuffled", "processes"])
+def test_who_begins_first_changes_no_bit(engine):
+    run = make_run(FedAvg(), engine=engine, cohort=CLIENTS)
+    run.rules = dataclasses.replace(run.rules, sizes=run.bench.task.sizes)
+    with contextlib.closing(run.engine):
+        assert same_run(run.run(), finished(FedAvg(), cohort=CLIENTS))
 
 
 def test_a_window_of_nothing_is_one_client_at_a_time_beyond_the_head():

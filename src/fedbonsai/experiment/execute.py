@@ -163,6 +163,7 @@ def make_run(job: Job, bench: Bench, engine: Engine, out: Path | None) -> Run:
         most_examples(experiment, bench),
         experiment.downlink,
         make_robust(experiment, job.method),
+        () if bench.task.elsewhere or experiment.steps is not None else bench.task.sizes,
     )
     directory = None if out is None else out / CHECKPOINT
     judges = experiment.judges or JUDGES

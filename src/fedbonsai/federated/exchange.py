@@ -1,7 +1,7 @@
 """The bytes of one round: tasks out, answers in, and what both sides hold of each other afterwards."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -31,6 +31,10 @@ PACKS = 8
 """Encoded tasks that are kept for further clients of a round: tiers are few, personal models many."""
 
 
+AHEAD = 8
+"""Clients a worker among which the largest come first; as many early answers may wait."""
+
+
 @dataclass(frozen=True)
 class _Pack:
     """An encoded task, and for whom it is one: clients that get these very groups and hold these supports."""
@@ -56,6 +60,7 @@ class Rules:
         max_examples: The largest number of examples that a client may claim.
         downlink: How the values of tasks are coded.
         robust: What stands in place of the mean of the weights; None leaves it.
+        sizes: Examples that each client trains on, where that is known and says how long it takes.
     """
 
     cohort: int
@@ -64,6 +69,7 @@ class Rules:
     max_examples: float = 1e9
     downlink: str = "fp32"
     robust: Robust | None = None
+    sizes: Sequence[int] = ()
 
 
 @dataclass
@@ -91,9 +97,19 @@ class Exchange:
     asked: set[int] = field(default_factory=set)
     _packs: list[_Pack] = field(default_factory=list)
 
-    def tasks(self) -> Iterator[tuple[int, bytes]]:
-        """Encode one task after the other, when the engine has room for it."""
-        for client in draw_cohort(self.plan, self.state, self.rules):
+    @cached_property
+    def cohort(self) -> list[int]:
+        """The clients of the round, in the order in which their updates are added up."""
+        return draw_cohort(self.plan, self.state, self.rules)
+
+    def tasks(self, workers: int = 1) -> Iterator[tuple[int, bytes]]:
+        """Encode one task after the other, when the engine has room for it.
+
+        Args:
+            workers: How many tasks are under way at once. For several, those with the most to do come first among the
+                next few, so that nobody begins a long one when the others are done.
+        """
+        for client in spread(self.cohort, self.rules.sizes, workers):
             self.ledger.asked.append(client)
             with span("encode", client):
                 task = self._task(client, self.state)
@@ -190,6 +206,18 @@ class Exchange:
     @property
     def _limits(self) -> wire.Limits:
         return message_limits(sum(slot.numel for slot in self.state.setting.layout.slots))
+
+
+def spread(cohort: Sequence[int], sizes: Sequence[int], workers: int) -> list[int]:
+    """Clients in the order in which several workers are to begin them: the largest first of the next few.
+
+    Examples:
+        >>> spread([0, 2, 3, 5], [5, 0, 9, 7, 0, 1], workers=2)
+        [2, 3, 0, 5]
+    """
+    few = AHEAD * workers if workers > 1 and sizes else 1
+    chunks = (cohort[first : first + few] for first in range(0, len(cohort), few))
+    return [client for chunk in chunks for client in sorted(chunk, key=lambda one: -sizes[one] if sizes else 0)]
 
 
 def _parameters(task: Message, state: State) -> int:

@@ -32,7 +32,8 @@ def run_round(method: ServerSide, state: State, engine: Engine, rules: Rules) ->
     robust, kept = rules.robust, list[Group]()
     estimate = robust is not None and robust.keeps
     total = Total(plan.stage, sums_only=method.traits.sums_only, estimated=estimate)
-    for answer in collect(engine, exchange.tasks(), rules.window_bytes, exchange.again):
+    tasks = exchange.tasks(engine.capacity)
+    for answer in collect(engine, tasks, rules.window_bytes, exchange.again, exchange.cohort):
         try:
             with span("decode", answer.client):
                 update = exchange.update(answer)
