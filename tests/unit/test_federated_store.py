@@ -1,3 +1,4 @@
+import errno
 import json
 import math
 
@@ -114,3 +115,21 @@ def test_a_file_that_is_cut_short_or_gone_is_refused(tmp_path):
     path.unlink()
     with pytest.raises(CheckpointError, match="it cannot be read"):
         Store.opened(tmp_path, facts)
+
+
+def test_a_full_disk_ends_the_round_and_drops_no_client(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = Store.of({1: memory(1.0)})
+    facts = store.save(tmp_path, 1)
+    with monkeypatch.context() as disk:
+        disk.setattr("os.pwrite", full)
+        write(store, 1, 2.0)
+    with pytest.raises(CheckpointError, match=r"clients-1.bin: .*No space left on device; make room and resume"):
+        store.settle([1])
+    assert held(store) == {1: 1.0}
+    write(store, 1, 3.0)
+    store.settle([1])
+    assert held(Store.opened(tmp_path, store.save(tmp_path, 2))) == {1: 3.0}
+    assert held(Store.opened(tmp_path, facts)) == {1: 1.0}

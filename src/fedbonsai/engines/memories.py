@@ -44,7 +44,7 @@ class Memories(MutableMapping[int, Memory]):
             self.store.write(client, memory)
 
     def settle(self, accepted: Collection[int]) -> None:
-        """Keep what accepted clients wrote in this round; forget the rest."""
+        """Keep what accepted clients wrote in this round; forget the rest. See `Store.settle`."""
         self.store.settle(accepted)
 
     def restore(self, memories: Mapping[int, Memory]) -> None:

@@ -92,6 +92,7 @@ class Store(Mapping[int, Memory]):
     _places: dict[int, _Place] = field(default_factory=dict)
     _written: dict[int, _Place] = field(default_factory=dict)
     _live: int = 0
+    _failure: OSError | None = None
 
     @staticmethod
     def of(memories: Mapping[int, Memory]) -> "Store":
@@ -124,20 +125,34 @@ class Store(Mapping[int, Memory]):
         return store
 
     def write(self, client: int, data: bytes) -> None:
-        """Put an encoded memory at the end; it counts when the round has accepted it."""
-        self._log = self._log or _Log()
-        self._written[client] = self._log.append(client, data)
+        """Put an encoded memory at the end; it counts when the round has accepted it.
+
+        That it cannot be written is no fault of the client, for which this would pass here: `settle` raises it.
+        """
+        try:
+            self._log = self._log or _Log()
+            self._written[client] = self._log.append(client, data)
+        except OSError as error:
+            self._failure = error
 
     def settle(self, accepted: Collection[int]) -> None:
-        """Let count what accepted clients have written since the last time; forget the rest."""
-        kept = [client for client in accepted if client in self._written]
-        if self._log and kept:
-            self._log.append(_COUNTS, struct.pack(f"<{len(kept)}q", *kept))
-        for client in kept:
-            self._keep(client, self._written[client])
-        self._written.clear()
-        if self._log and self._log.path is None and self._wasteful(self._log):
-            self._copy(_Log())
+        """Let count what accepted clients have written since the last time; forget the rest.
+
+        Raises:
+            CheckpointError: It could not be written.
+        """
+        try:
+            if self._failure is not None:
+                raise self._failure
+            self._settle([client for client in accepted if client in self._written])
+        except OSError as error:
+            place = (self._log and self._log.path) or tempfile.gettempdir()
+            raise CheckpointError(
+                f"what clients keep cannot be written to {place}: {error}; make room and resume"
+            ) from error
+        finally:
+            self._failure = None
+            self._written.clear()
 
     def read(self, client: int) -> bytes:
         """What a client keeps, encoded.
@@ -184,6 +199,14 @@ class Store(Mapping[int, Memory]):
 
     def _wasteful(self, log: _Log) -> bool:
         return log.length - self._live > max(self._live, WASTE)
+
+    def _settle(self, clients: list[int]) -> None:
+        if self._log and clients:
+            self._log.append(_COUNTS, struct.pack(f"<{len(clients)}q", *clients))
+        for client in clients:
+            self._keep(client, self._written[client])
+        if self._log and self._log.path is None and self._wasteful(self._log):
+            self._copy(_Log())
 
     def _keep(self, client: int, place: _Place) -> None:
         before = self._places.get(client)
