@@ -111,12 +111,7 @@ class Worker:
         return total / tick
 
     def close(self) -> None:
-        """Ask it to end, and end what is left of it."""
-        try:
-            self.tell("quit")
-            self._process.wait(5.0)
-        except (WorkerError, subprocess.TimeoutExpired):
-            pass
+        """End it with all that it has started; it has nothing to save."""
         for _ in range(50):
             self.kill()
             if not self._processes():
