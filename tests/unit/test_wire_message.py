@@ -31,6 +31,7 @@ from fedbonsai.wire import (
     read_frame,
     seal,
 )
+from fedbonsai.wire.errors import ChecksumError
 
 SHAPES = {"conv.weight": (8, 4, 3, 3), "conv.bias": (8,), "head.weight": (60, 80), "scalar": ()}
 
@@ -248,14 +249,29 @@ def test_the_examples_of_the_documentation_decode() -> None:
     assert held.dense()["w"][support.indicator()].tolist() == [1.0, 2.0, 3.0]
 
 
+def read_by(reader: Reader, data: bytes, held: dict[bytes, Support] | None = None) -> Message:
+    return reader.read(reader.frame(data, Limits()), held or {})
+
+
+def test_a_damaged_message_is_refused_before_and_after_a_whole_one() -> None:
+    data, reader = encode(masked()), Reader()
+    damaged = data[:-3] + bytes([data[-3] ^ 1]) + data[-2:]
+    for one, whole in ((damaged, False), (data, True), (damaged, False), (data, True)):
+        if whole:
+            assert read_by(reader, one).dense().keys() == SHAPES.keys()
+        else:
+            with pytest.raises(ChecksumError):
+                reader.frame(one, Limits())
+
+
 def test_groups_that_come_again_are_read_once_whoever_they_are_for() -> None:
     message, reader = masked(), Reader()
-    first = reader.read(read_frame(encode(message), Limits()), {})
-    second = reader.read(read_frame(encode(replace(message, client=9, note="other")), Limits()), {})
+    first = read_by(reader, encode(message))
+    second = read_by(reader, encode(replace(message, client=9, note="other")))
     assert (second.client, second.note) == (9, "other")
     assert all(second.groups[name] is group for name, group in first.groups.items())
     changed = replace(message, groups={"weights": group({"scalar": torch.tensor(2.0)})})
-    assert reader.read(read_frame(encode(changed), Limits()), {}).dense()["scalar"] == 2
+    assert read_by(reader, encode(changed)).dense()["scalar"] == 2
 
 
 def test_lossy_values_are_read_for_each_client_and_references_by_what_is_held() -> None:
@@ -263,14 +279,13 @@ def test_lossy_values_are_read_for_each_client_and_references_by_what_is_held() 
     packed = pack(message, values="uniform")
     for client in (4, 9):  # the same bytes mean other values for another client
         data = seal(replace(message, client=client), packed)
-        found, told = reader.read(read_frame(data, Limits()), {}), decode(data)
+        found, told = read_by(reader, data), decode(data)
         assert torch.equal(found.dense()["head.weight"], told.dense()["head.weight"])
     mask = message.supports()["head.weight"]
     referring = encode(message, held={mask.digest: mask})
-    frame = read_frame(referring, Limits())
-    assert reader.read(frame, {mask.digest: mask}).supports()["head.weight"] == mask
+    assert read_by(reader, referring, {mask.digest: mask}).supports()["head.weight"] == mask
     with pytest.raises(UnknownSupport):
-        reader.read(read_frame(referring, Limits()), {})
+        read_by(reader, referring)
 
 
 def test_what_was_read_before_is_held_to_the_bounds_of_today() -> None:

@@ -4,6 +4,7 @@ import time
 from collections import deque
 from collections.abc import Collection, Mapping
 
+from fedbonsai import wire
 from fedbonsai.core.state import Memory
 from fedbonsai.core.timing import CLIENT, FIRST_WORKER, on_track, span
 from fedbonsai.engines.memories import Memories
@@ -14,6 +15,9 @@ from fedbonsai.learning.bench import Bench
 
 TOGETHER_BYTES = 1 << 28
 """Memory that the trainings of clients that are served together may take."""
+
+SHARED = 1 << 28
+"""Bytes of the longest task that is kept, as read, for the next client that gets the same."""
 
 TOGETHER = 64
 """Clients that are served together at most: more gain nothing, and each is a thread."""
@@ -33,6 +37,7 @@ class LocalEngine:
         self._memories = Memories()
         self._client = client
         self._client.memories = self._memories
+        self._client.reader = wire.Reader(SHARED)
         self._timeout_s = timeout_s
         self._tasks: list[tuple[int, bytes]] = []
         self._answers: deque[Answer] = deque()

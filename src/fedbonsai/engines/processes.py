@@ -12,10 +12,11 @@ from multiprocessing.process import BaseProcess
 
 import torch
 
+from fedbonsai import wire
 from fedbonsai.core import timing
 from fedbonsai.core.errors import ConfigError
 from fedbonsai.core.state import Memory
-from fedbonsai.engines.local import late
+from fedbonsai.engines.local import SHARED, late
 from fedbonsai.engines.memories import Memories, serve
 from fedbonsai.federated.client import Client
 from fedbonsai.federated.engine import Answer
@@ -52,6 +53,7 @@ class ProcessEngine:
             raise ConfigError("the processes engine needs a platform that forks (Linux); use engine=local")
         self.capacity = workers or available_cores()
         self._client = client
+        self._client.reader = wire.Reader(SHARED)
         self._timeout_s = timeout_s
         self._memories = Memories()
         self._workers: list[_Worker] = []

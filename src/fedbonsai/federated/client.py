@@ -81,7 +81,7 @@ class Client:
         task, held = Message(), dict[bytes, Support]()
         self._spent()  # what a server has computed on the same bench is not this client's work
         try:
-            frame = wire.read_frame(data, self._limits)
+            frame = self.reader.frame(data, self._limits)
             task = wire.header(frame)
             known = bool(task.numbers.get(AFTER))
             memory = self.memories.get(task.client, Memory()) if known else Memory()

@@ -6,10 +6,10 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
-from torch import Tensor
 
 from fedbonsai import wire
 from fedbonsai.core.errors import ClientError, WireError
+from fedbonsai.core.finite import all_finite
 from fedbonsai.core.held import Held, Holding
 from fedbonsai.core.message import UNITS, Group, Message
 from fedbonsai.core.seeds import generator
@@ -248,16 +248,8 @@ def _check_contents(update: Message, state: State) -> None:
     _check_units(update, state)
     for group, parts in update.groups.items():
         for name, part in parts.items():
-            if not _finite(part.values):
+            if not all_finite(part.values):
                 raise ClientError(f"{group}/{name}: values must be finite, got NaN or infinity")
-
-
-def _finite(values: Tensor) -> bool:
-    """Whether all of them are; the largest and the smallest are NaN where one is, and take one pass to find."""
-    if not values.numel() or not values.dtype.is_floating_point:
-        return True
-    least, most = values.aminmax()
-    return math.isfinite(least) and math.isfinite(most)
 
 
 def _check_units(update: Message, state: State) -> None:

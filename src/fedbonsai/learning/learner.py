@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fedbonsai.core.errors import ClientError, lookup
+from fedbonsai.core.finite import all_finite
 from fedbonsai.core.layout import Layout
 from fedbonsai.core.seeds import generator, seeded
 from fedbonsai.core.state import Tensors
@@ -144,7 +145,7 @@ class Learner:
             with seeded(self.seed, _part("dropout", part), self.turn, self.client), objective.around(bench.module):
                 done = self._loop(mask, batches, objective)
             trained = bench.views(done.flat) | bench.buffers()
-        if not math.isfinite(done.loss) or not bool(done.flat.isfinite().all()):
+        if not math.isfinite(done.loss) or not all_finite(done.flat):
             raise ClientError(f"client {self.client}: the training loss must stay finite, got {done.loss}")
         if self.keep_buffers:
             self._keep({slot.name: trained[slot.name] for slot in self.layout.slots if slot.buffer})

@@ -14,7 +14,7 @@ from fedbonsai.wire.bits import key_of
 from fedbonsai.wire.encoder import Base
 from fedbonsai.wire.errors import ChecksumError, LimitError, UnknownBaseError, require
 from fedbonsai.wire.fields import Cursor
-from fedbonsai.wire.frame import Frame, read_frame
+from fedbonsai.wire.frame import Frame, read_frame, verify
 from fedbonsai.wire.gaps import MAX_SIZE
 from fedbonsai.wire.limits import Budget, Limits
 from fedbonsai.wire.records import DERIVED, REFERRING, Code, Record, read_records
@@ -79,7 +79,7 @@ def read_message(frame: Frame, held: Held, base: Base, watch: WatchGroup = lambd
 
 @dataclass
 class Reader:
-    """Reads messages one after another. Groups that come once more, byte for byte, are not read again.
+    """Reads messages one after another. Groups that come once more, byte for byte, are neither checked nor read again.
 
     A server sends many clients the same model, and in a simulation one process reads for all of them. What is handed
     out twice must not be changed.
@@ -89,19 +89,32 @@ class Reader:
     """
 
     longest: int = 1 << 22
-    _read: tuple[bytes, tuple[Section, ...], frozenset[bytes], dict[str, Group]] | None = None
+    _body: bytes = b""
+    _read: tuple[tuple[Section, ...], frozenset[bytes], dict[str, Group]] | None = None
+
+    def frame(self, data: bytes, limits: Limits) -> Frame:
+        """Take a message apart; see `read_frame`.
+
+        Raises:
+            WireError: Something is wrong with it.
+        """
+        frame = read_frame(data, limits, verify=False)
+        body = data[frame.header :] if len(data) <= self.longest else b""
+        if not body or body != self._body:
+            verify(data, frame)
+            self._body, self._read = body, None
+        return frame
 
     def read(self, frame: Frame, held: Held) -> Message:
-        """Read a message that has been taken apart; see `read_message`."""
-        sections = frame.table.sections
+        """Read the message whose frame was asked for last; see `read_message`."""
+        sections, known = frame.table.sections, frozenset(held)
         # Lossy values follow from the message's round and client too.
         exact = all(entry.coding in EXACT for section in sections for entry in section.entries)
-        if not exact or sum(section.length for section in sections) > self.longest:
+        if not self._body or not exact:
             return read_message(frame, held, {})
-        body, known = b"".join(stream for own in frame.bodies for stream in own), frozenset(held)
-        if self._read is None or self._read[:3] != (body, sections, known):
-            self._read = body, sections, known, dict(read_message(frame, held, {}).groups)
-        return replace(header(frame), groups=dict(self._read[3]))
+        if self._read is None or self._read[:2] != (sections, known):
+            self._read = sections, known, dict(read_message(frame, held, {}).groups)
+        return replace(header(frame), groups=dict(self._read[2]))
 
 
 @dataclass(frozen=True)

@@ -14,31 +14,43 @@ Words = NDArray[np.unsignedinteger[Any]]
 
 _MOST = 256
 
+_AT_ONCE = 1 << 15
+"""Values that are taken apart or put together at once: what lies between two steps stays in the cache."""
+
 
 def write_planes(words: Words, sink: Sink) -> None:
     """Append values of 16, 32 or 64 bits: eight bits of exponent as symbols, the rest as it is."""
     kind, bits = words.dtype.type, 8 * words.dtype.itemsize
-    turned = words << kind(1)
-    turned |= words >> kind(bits - 1)
-    sink.symbols.append((turned >> kind(bits - 8)).astype(np.uint8))
-    sink.rest.append((turned >> kind(bits - 16)).astype(np.uint8))
-    sink.rest.extend((turned >> kind(at)).astype("<u2") for at in range(bits - 32, -1, -16))
+    planes = [np.empty(words.size, np.uint8) for _ in range(2)]
+    planes += [np.empty(words.size, "<u2") for _ in range(bits // 16 - 1)]
+    shifts = [kind(at) for at in (bits - 8, bits - 16, *range(bits - 32, -1, -16))]
+    for start in range(0, words.size, _AT_ONCE):
+        some = words[start : start + _AT_ONCE]
+        turned = some << kind(1)
+        turned |= some >> kind(bits - 1)
+        for plane, at in zip(planes, shifts, strict=True):
+            plane[start : start + _AT_ONCE] = turned >> at  # its lowest bits
+    sink.symbols.append(planes[0])
+    sink.rest.extend(planes[1:])
 
 
 def read_planes(count: int, size: int, source: Source) -> Words:
     """Undo `write_planes` for ``count`` values of ``size`` bytes."""
     source.budget.spend(2 * count * size, source.rest.place)
-    turned: Words = source.symbols.take(count).astype(f"u{size}")
-    kind = turned.dtype.type
-    turned <<= kind(8)
-    turned |= source.rest.take(count)
-    for _ in range(size // 2 - 1):
-        turned <<= kind(16)
-        turned |= source.rest.take(2 * count).view("<u2")
-    signs = turned << kind(8 * size - 1)
-    turned >>= kind(1)
-    turned |= signs
-    return turned
+    planes: list[Words] = [source.symbols.take(count), source.rest.take(count)]
+    planes += [source.rest.take(2 * count).view("<u2") for _ in range(size // 2 - 1)]
+    words: Words = np.empty(count, f"u{size}")
+    kind = words.dtype.type
+    for start in range(0, count, _AT_ONCE):
+        turned = words[start : start + _AT_ONCE]
+        turned[:] = planes[0][start : start + _AT_ONCE]
+        for plane in planes[1:]:
+            turned <<= kind(8 * plane.itemsize)
+            turned |= plane[start : start + _AT_ONCE]
+        signs = turned << kind(8 * size - 1)
+        turned >>= kind(1)
+        turned |= signs
+    return words
 
 
 def are_few(words: Words) -> bool:

@@ -101,6 +101,15 @@ def read_frame(data: bytes | memoryview, limits: Limits, *, verify: bool = True)
     return Frame(table, end, len(raw), _bodies(view, end, table.sections, verify=verify), budget)
 
 
+def verify(data: bytes | memoryview, frame: Frame) -> None:
+    """Compute the checksums of the bodies of a message that was taken apart without.
+
+    Raises:
+        ChecksumError: One does not match.
+    """
+    _bodies(memoryview(data), frame.header, frame.table.sections, verify=True)
+
+
 def _read_header(view: memoryview) -> tuple[int, int, int]:
     """Lengths of the table before and after compression, and its checksum."""
     short = len(view) < HEADER_LENGTH
