@@ -54,6 +54,7 @@ OURS = Engine("fedbonsai", "ours.py")
 ENGINES = (
     OURS,
     Engine("fedbonsai, 1 process", "ours.py", options=("engine=local",)),
+    Engine("fedbonsai, raw values", "ours.py", options=("uplink=raw", "downlink=raw")),
     Engine("plain PyTorch loop", "plain.py"),
     Engine("pfl-research, 1 process", "use_pfl.py", "pfl"),
     Engine("pfl-research, 2 processes", "use_pfl.py", "pfl", processes=2),

@@ -16,7 +16,7 @@ from fedbonsai.learning.bench import Bench
 TOGETHER_BYTES = 1 << 28
 """Memory that the trainings of clients that are served together may take."""
 
-SHARED = 1 << 28
+SHARED = 1 << 26
 """Bytes of the longest task that is kept, as read, for the next client that gets the same."""
 
 TOGETHER = 64

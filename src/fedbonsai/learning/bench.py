@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from fedbonsai.sparsity.channels import extract, gather, grids, kept_units, trac
 
 EVALUATION_BATCH = 200
 STRUCTURES = 8
-"""Smaller modules that a bench keeps: tiers are few, personal models many."""
+"""Smaller modules that a bench keeps, and sets of units: tiers are few, personal models many."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,21 @@ def channels_of(task: PreparedTask, module: nn.Module) -> Groups:
     """
     inputs, _ = task.pool.batch(torch.arange(min(2, len(task.pool))))
     return trace(module, inputs, group_norm="even")
+
+
+@dataclass(frozen=True, eq=False)
+class _Cut:
+    """What is left of a model: how many units of each group, where its tensors sit, and what they began with."""
+
+    counts: tuple[int, ...]
+    places: Mapping[str, Support]
+    initial: Tensors
+
+
+def _forget(known: dict[Any, Any]) -> None:
+    """Let go of the oldest where there are too many."""
+    if len(known) > STRUCTURES:
+        del known[next(iter(known))]
 
 
 @dataclass
@@ -104,6 +120,7 @@ class Bench:
         self.has_batch_norm = any(isinstance(one, nn.modules.batchnorm._BatchNorm) for one in self.module.modules())
         self._initial: Tensors = self.weights()
         self._smaller: dict[tuple[int, ...], Bench] = {}
+        self._cuts: dict[tuple[tuple[str, bytes], ...], _Cut] = {}
         self.cost = self._count_flops()
 
     @cached_property
@@ -143,20 +160,23 @@ class Bench:
         Raises:
             SupportError: They are masks, or grids that do not agree.
         """
-        keep = kept_units(self.channels, supports)
-        counts = tuple(map(len, keep.values()))
-        if counts == tuple(self.channels.units.values()):
+        key = tuple((name, one.digest) for name, one in supports.items())
+        if key not in self._cuts:
+            keep = kept_units(self.channels, supports)
+            places = grids(self.channels, keep)
+            self._cuts[key] = _Cut(tuple(map(len, keep.values())), places, gather(self._initial, places))
+            _forget(self._cuts)
+        cut = self._cuts[key]
+        if cut.counts == tuple(self.channels.units.values()):
             return self
-        found = self._smaller.pop(counts, None)
+        found = self._smaller.pop(cut.counts, None)
         if found is None:
-            module, _ = extract(self.module, self.channels, keep)
+            module, _ = extract(self.module, self.channels, kept_units(self.channels, supports))
             task = replace(self.task, model=lambda: module)
             found = Bench(task, self.work, self.seed, meter=self.meter, kernel=self.kernel)
-        self._smaller[counts] = found  # the last one to go
-        if len(self._smaller) > STRUCTURES:
-            del self._smaller[next(iter(self._smaller))]
-        found.places = grids(self.channels, keep)
-        found._initial = gather(self._initial, found.places)
+        self._smaller[cut.counts] = found  # the last one to go
+        _forget(self._smaller)
+        found.places, found._initial = cut.places, cut.initial
         return found
 
     @property

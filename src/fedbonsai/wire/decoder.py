@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 from torch import Tensor
@@ -25,6 +25,9 @@ from fedbonsai.wire.table import SUPPORT_SYMBOLS, VALUE_SYMBOLS, Entry, Facts, S
 from fedbonsai.wire.values import EXACT, TYPES, Coding, base_values, read_delta, read_values
 
 _DEFAULT = Limits()
+
+TASKS = 4
+"""Messages of which a reader keeps what it read: tiers are few."""
 
 WatchGroup = Callable[[str], Watch]
 """Gives the watcher of a group by its name."""
@@ -85,12 +88,11 @@ class Reader:
     out twice must not be changed.
 
     Attributes:
-        longest: Bytes of a message above which nothing is kept of it, which would take memory for little.
+        longest: Bytes of the messages of which anything is kept, all together; as much again is what was read of them.
     """
 
     longest: int = 1 << 22
-    _body: bytes = b""
-    _read: tuple[tuple[Section, ...], frozenset[bytes], dict[str, Group]] | None = None
+    _kept: deque["_Kept"] = field(default_factory=lambda: deque(maxlen=TASKS))
 
     def frame(self, data: bytes, limits: Limits) -> Frame:
         """Take a message apart; see `read_frame`.
@@ -99,22 +101,36 @@ class Reader:
             WireError: Something is wrong with it.
         """
         frame = read_frame(data, limits, verify=False)
-        body = data[frame.header :] if len(data) <= self.longest else b""
-        if not body or body != self._body:
+        body = data[frame.header :] if len(data) <= self.longest else b""  # then it is read for this client alone
+        known = next((one for one in self._kept if one.body == body), None) if body else None
+        if known is None:
             verify(data, frame)
-            self._body, self._read = body, None
+            known = _Kept(body)
+        else:
+            self._kept.remove(known)
+        self._kept.append(known)  # the last one to go
+        while sum(len(one.body) for one in self._kept) > self.longest:
+            self._kept.popleft()
         return frame
 
     def read(self, frame: Frame, held: Held) -> Message:
         """Read the message whose frame was asked for last; see `read_message`."""
-        sections, known = frame.table.sections, frozenset(held)
+        sections, known, last = frame.table.sections, frozenset(held), self._kept[-1]
         # Lossy values follow from the message's round and client too.
         exact = all(entry.coding in EXACT for section in sections for entry in section.entries)
-        if not self._body or not exact:
+        if not last.body or not exact:
             return read_message(frame, held, {})
-        if self._read is None or self._read[:2] != (sections, known):
-            self._read = sections, known, dict(read_message(frame, held, {}).groups)
-        return replace(header(frame), groups=dict(self._read[2]))
+        if last.read is None or last.read[:2] != (sections, known):
+            last.read = sections, known, dict(read_message(frame, held, {}).groups)
+        return replace(header(frame), groups=dict(last.read[2]))
+
+
+@dataclass(eq=False)
+class _Kept:
+    """The bodies of a message, and what was read of them beside which table and held supports."""
+
+    body: bytes
+    read: tuple[tuple[Section, ...], frozenset[bytes], dict[str, Group]] | None = None
 
 
 @dataclass(frozen=True)
