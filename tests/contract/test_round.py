@@ -150,6 +150,12 @@ def unknown_tensor(data):
     return wire.encode(dataclasses.replace(message, groups={"weights": {**weights, "new": weights["2.bias"]}}))
 
 
+def in_the_name_of_another(data):
+    message = wire.decode(data)
+    votes = {"2/0": message.groups["weights"]["2.bias"]}
+    return wire.encode(dataclasses.replace(message, groups={**message.groups, "changes": votes}))
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
@@ -162,6 +168,7 @@ def unknown_tensor(data):
         (altered(numbers={"loss": float("inf")}), "loss: numbers must be finite"),
         (other_model, "the model here has shape"),
         (unknown_tensor, "the model here has shape None"),
+        (in_the_name_of_another, "changes/2/0: a client speaks for itself, got client 1"),
         (lambda data: data[:-3], ""),
         (lambda _: b"", ""),
         (lambda _: b"\x80\x04." * 10, ""),

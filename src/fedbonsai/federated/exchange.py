@@ -237,7 +237,10 @@ def draw_cohort(plan: Plan, state: State, rules: Rules) -> list[int]:
 
 
 def _check_contents(update: Message, state: State) -> None:
-    """Refuse numbers that are not finite, and weights of another model than the server's."""
+    """Refuse numbers that are not finite, weights of another model, and what bears another client's number.
+
+    Tensors that are not to be added up over clients are named ``client/...`` by the methods that send such.
+    """
     for name, number in update.numbers.items():
         if not math.isfinite(number):
             raise ClientError(f"{name}: numbers must be finite, got {number}")
@@ -248,6 +251,9 @@ def _check_contents(update: Message, state: State) -> None:
     _check_units(update, state)
     for group, parts in update.groups.items():
         for name, part in parts.items():
+            owner = name.partition("/")[0]
+            if owner != name and owner.isdecimal() and owner != str(update.client):
+                raise ClientError(f"{group}/{name}: a client speaks for itself, got client {update.client}")
             if not all_finite(part.values):
                 raise ClientError(f"{group}/{name}: values must be finite, got NaN or infinity")
 
