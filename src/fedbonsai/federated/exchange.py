@@ -241,9 +241,11 @@ def _check_contents(update: Message, state: State) -> None:
 
     Tensors that are not to be added up over clients are named ``client/...`` by the methods that send such.
     """
-    for name, number in update.numbers.items():
-        if not math.isfinite(number):
-            raise ClientError(f"{name}: numbers must be finite, got {number}")
+    infinite = [
+        f"{name}: numbers must be finite, got {one}" for name, one in update.numbers.items() if not math.isfinite(one)
+    ]
+    if infinite:
+        raise ClientError(infinite[0])
     for name, part in update.groups.get("weights", {}).items():
         known = state.weights[name].shape if name in state.weights else state.setting.layout.shapes.get(name)
         if part.support.shape != known:
@@ -251,11 +253,16 @@ def _check_contents(update: Message, state: State) -> None:
     _check_units(update, state)
     for group, parts in update.groups.items():
         for name, part in parts.items():
-            owner = name.partition("/")[0]
-            if owner != name and owner.isdecimal() and owner != str(update.client):
+            if _owner(name) not in ("", str(update.client)):
                 raise ClientError(f"{group}/{name}: a client speaks for itself, got client {update.client}")
             if not all_finite(part.values):
                 raise ClientError(f"{group}/{name}: values must be finite, got NaN or infinity")
+
+
+def _owner(name: str) -> str:
+    """Whose tensor this is by its name, ``client/...``; nobody's where it is a sum's."""
+    owner, slash, _ = name.partition("/")
+    return owner if slash and owner.isdecimal() else ""
 
 
 def _check_units(update: Message, state: State) -> None:
