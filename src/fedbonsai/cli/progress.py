@@ -13,7 +13,6 @@ from rich.progress import Progress as Bar
 from rich.table import Table
 
 from fedbonsai.cli.logs import structured
-from fedbonsai.experiment.tune import Candidate
 from fedbonsai.report.events import brief
 from fedbonsai.report.formats import size
 from fedbonsai.report.profile import Profile, lines, table
@@ -137,18 +136,9 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def print_candidates(found: Sequence[Candidate]) -> None:
-    """Print how quick each way of computing a run was, or why it cannot be taken."""
-    best = found[0].seconds or 1.0
-    rows = [
-        [one.engine, one.kernel, f"{one.seconds:.3f} s", f"{one.seconds / best:.2f}x"]
-        for one in found
-        if one.seconds is not None
-    ]
-    _print([["engine", "kernel", "a round", "of the quickest"], *rows])
-    for one in found:
-        if one.seconds is None:
-            print(f"{one.engine}, {one.kernel}: {one.why}")
+def print_rows(rows: Sequence[Sequence[str]]) -> None:
+    """Print a table on standard output, its header first."""
+    _print(rows)
 
 
 def _print(text: Sequence[Sequence[str]]) -> None:

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from typing import Any
@@ -69,6 +69,13 @@ def tune(job: Job, rounds: int = 3, tell: Callable[[str], None] = lambda _: None
     return sorted(found, key=lambda one: one.seconds if one.seconds is not None else float("inf"))
 
 
+def compared(found: Sequence[Candidate]) -> list[list[str]]:
+    """The candidates that can compute the run as a table, its header first."""
+    able = [(one, one.seconds) for one in found if one.seconds is not None]
+    rows = [[one.engine, one.kernel, f"{own:.3f} s", f"{own / (able[0][1] or 1.0):.2f}x"] for one, own in able]
+    return [["engine", "kernel", "a round", "of the quickest"], *rows]
+
+
 def _begun(job: Job, task: PreparedTask, engine: str, kernel: str) -> Run:
     """A run that is computed in one way."""
     way: dict[str, Any] = {"engine": engine, "kernel": kernel}
@@ -110,7 +117,7 @@ def with_settings(text: str, settings: Mapping[str, str]) -> str:
     r"""An experiment file with other values of some settings outside of its tables; all else as it was.
 
     Examples:
-        >>> print(with_settings('rounds = 3  # few\n\n[method_settings]\n', {"engine": "local"}))
+        >>> print(with_settings('rounds = 3  # few\n\n[method_settings]\n', {"engine": "local"}), end="")
         rounds = 3  # few
         engine = "local"
         <BLANKLINE>
