@@ -26,6 +26,10 @@ def test_a_row_counts_all_clients_and_names_a_part_of_a_large_cohort(monkeypatch
     assert all(list(row[name]) == ["0", "3"] for name in BY_CLIENT)
     assert all(row[name] == whole[name] for name in ("bytes_down", "bytes_up", "flops", "clients", "traffic"))
     assert row["work_by_client"]["3"] == whole["work_by_client"]["3"]
+    # Engines begin clients in orders of their own; the row names the same ones.
+    monkeypatch.setattr("fedbonsai.federated.exchange.spread", lambda cohort, sizes, workers: cohort[::-1])
+    turned = finished(FedAvg(), rounds=1, cohort=CLIENTS).rows[0]
+    assert all(list(turned[name]) == ["0", "3"] for name in BY_CLIENT)
     assert NAMED == 1000
 
 

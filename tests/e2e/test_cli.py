@@ -243,3 +243,23 @@ def test_tune_times_every_way_and_writes_the_quickest_into_the_experiment(tmp_pa
     assert ran.code == 0, ran.err
     config = result(tmp_path / "made")["config"]
     assert (config["engine"], config["kernel"]) == (engine, kernel)
+
+
+def test_tune_leaves_out_the_workers_where_one_process_is_quickest(tmp_path):
+    text = 'dataset = "digits"\nmodel = "mlp"\nwidth = 0.1\ncohort = 4\nengine = "processes"\nworkers = 2  # mine\n'
+    (tmp_path / "mine.toml").write_text(text)
+    done = fedbonsai("tune", "mine.toml", "--rounds", "1", cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert max(line.split()[:2] for line in done.out.splitlines()[1:4]) == ["processes", "loop"]
+    written = (tmp_path / "mine.toml").read_text()
+    assert ("workers" in written) == ('engine = "processes"' in written)
+    assert fedbonsai("run", "mine.toml", "--rounds", "1", "--out", "made", cwd=tmp_path).code == 0
+
+
+def test_tune_refuses_what_no_way_can_compute(tmp_path):
+    asked = ("--method", "local-prune", "--set", "unit=neuron", "--set", "importance=gamma")
+    done = fedbonsai("tune", *SMALL, *asked, cwd=tmp_path)
+    assert done.code == 1
+    assert done.err.startswith("error: ")
+    assert "gamma" in done.err
+    assert contents(tmp_path) == {}

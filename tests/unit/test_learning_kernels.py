@@ -1,5 +1,6 @@
 """Kernels that train several clients at once: the same training, and the same bits in any company."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -15,8 +16,9 @@ from fedbonsai.learning.cohort import Trained, Training, train
 from fedbonsai.learning.kernels import choose_kernel
 from fedbonsai.learning.learner import Fit, Learner
 from fedbonsai.learning.objective import Live, Objective
-from fedbonsai.learning.task import Task
+from fedbonsai.learning.task import PreparedTask, Task
 from fedbonsai.learning.work import Work
+from fedbonsai.sparsity.channels import grids_by_width
 
 SIZES = (23, 9, 41, 7, 30, 16)
 """Examples of the clients: ragged, with a last batch that is not full."""
@@ -158,11 +160,84 @@ def test_what_a_kernel_cannot_train_is_refused(kernel: str, model: type[nn.Modul
 
 
 def test_the_rule_looks_at_model_batch_and_cohort() -> None:
-    bench = bench_of("loop", WORKS["sgd"], 16, 24, 8)
-    loss = bench.task.loss
-    assert choose_kernel(bench.module, loss, 100_000, 10)[0] == "stack"
-    assert choose_kernel(bench.module, loss, 100_000, 2)[0] == "loop"
-    assert choose_kernel(bench.module, loss, 10_000_000, 10)[0] == "loop"
-    assert choose_kernel(_Shared(), loss, 100_000, 20)[0] == "vmap"
-    assert choose_kernel(_Shared(), loss, 100_000, 10)[0] == "loop"
-    assert choose_kernel(frozen(), loss, 100_000, 20) == ("loop", "some of its parameters are frozen")
+    def task(model: Callable[[], nn.Module]) -> PreparedTask:
+        data = torch.randn(4, 16), torch.randint(0, 5, (4,))
+        return Task(model, "cross_entropy", [data], data).prepared(0.0, 0)
+
+    def chosen(model: Callable[[], nn.Module], flops: int, cohort: int) -> str:
+        return choose_kernel(model(), task(model), flops, cohort)[0]
+
+    assert chosen(lambda: stack(16, 24, 8), 100_000, 10) == "stack"
+    assert chosen(lambda: stack(16, 24, 8), 100_000, 2) == "loop"
+    assert chosen(lambda: stack(16, 24, 8), 10_000_000, 10) == "loop"
+    assert chosen(_Shared, 100_000, 20) == "vmap"
+    assert chosen(_Shared, 100_000, 10) == "loop"
+    for model in (frozen, _Mixing, _Random, _Doubled):
+        assert chosen(model, 100_000, 20) == "loop"
+
+
+class _Mixing(_Shared):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs - inputs.mean(0))
+
+
+class _Random(_Shared):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(nn.functional.dropout(inputs, 0.5, self.training))
+
+
+class _Doubled(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(16, 16))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs).detach()[:, :1] * super().forward(inputs.flip(0))
+
+
+class _Louder(nn.Linear):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return 2 * super().forward(inputs)
+
+
+def hooked() -> nn.Module:
+    module = stack(16, 16)
+    module[1].register_forward_hook(lambda _, __, out: 2 * out)
+    return module
+
+
+@pytest.mark.parametrize(
+    ("kernel", "model"),
+    [("vmap", _Mixing), ("vmap", _Random), ("stack", lambda: nn.Sequential(_Louder(16, 16))), ("stack", hooked)],
+)
+def test_a_model_that_would_be_another_one_side_by_side_is_refused(kernel: str, model: Callable[[], nn.Module]) -> None:
+    data = torch.randn(4, 16), torch.randint(0, 5, (4,))
+    bench = Bench(Task(model, "cross_entropy", [data], data).prepared(0.0, 0), Work(), 0, kernel=kernel)
+    with pytest.raises(ConfigError, match=f"kernel={kernel} cannot train this model"):
+        _ = bench.batched
+
+
+def test_a_layer_may_stand_in_a_stack_twice() -> None:
+    rectify = nn.ReLU()
+    data = torch.randn(20, 16), torch.randint(0, 5, (20,))
+
+    def model() -> nn.Module:
+        return nn.Sequential(nn.Linear(16, 9), rectify, nn.Linear(9, 9), rectify, nn.Linear(9, 5))
+
+    task = Task(model, "cross_entropy", [data], data).prepared(0.0, 0)
+    loop, batched = (Bench(task, WORKS["sgd"], 0, kernel=one) for one in ("loop", "stack"))
+    for name, one in Learner(loop, 0).fit(loop.initial).weights.items():
+        torch.testing.assert_close(Learner(batched, 0).fit(loop.initial).weights[name], one, rtol=0, atol=1e-6)
+
+
+def test_targets_that_a_loss_leaves_out_are_left_to_the_loop() -> None:
+    data = torch.randn(4, 16), torch.tensor([0, -100, 1, 2])
+    task = Task(lambda: stack(16, 5), "cross_entropy", [data], data).prepared(0.0, 0)
+    with pytest.raises(ConfigError, match="below 0"):
+        _ = Bench(task, Work(), 0, kernel="stack").batched
+
+
+def test_a_smaller_model_that_a_kernel_cannot_train_is_trained_by_the_loop() -> None:
+    bench = bench_of("vmap", WORKS["sgd"], 16, 24, 8)
+    small = bench.smaller(grids_by_width(bench.channels, 3 / 24))
+    assert (small.kernel, small.batched) == ("loop", None)
+    assert bench.smaller(grids_by_width(bench.channels, 0.5)).kernel == "vmap"

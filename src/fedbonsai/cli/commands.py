@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fedbonsai.cli.progress import Progress, print_profile, print_rows, print_table, say
+from fedbonsai.cli.progress import Progress, print_profile, print_table, print_text, say
 from fedbonsai.core.errors import ConfigError
 from fedbonsai.experiment.build import make_method, make_task, resolve
 from fedbonsai.experiment.compare import Entry, compare, entries
@@ -16,7 +16,7 @@ from fedbonsai.experiment.directory import EXPERIMENT, REPORT, RESULT, write_tex
 from fedbonsai.experiment.execute import Job, execute
 from fedbonsai.experiment.profile import execute_recorded
 from fedbonsai.experiment.settings import make_experiment, parse_pairs, read_toml, to_toml
-from fedbonsai.experiment.tune import compared, explained, tune, with_settings
+from fedbonsai.experiment.tune import compared, explained, tune, way_of, with_settings
 from fedbonsai.federated.run import Observer
 from fedbonsai.report.profile import TRACE, Profile
 from fedbonsai.report.tensorboard import missing_extra
@@ -56,11 +56,11 @@ def tune_file(
     experiment = resolve(make_experiment(_base(name, given), parse_pairs(pairs)))
     job = Job(experiment, make_task(experiment, data_dir), make_method(experiment))
     found = tune(job, rounds, say)
-    print_rows(compared(found))
+    print_text(compared(found))
     for one in found:
         if one.seconds is None:
             print(f"{one.engine}, {one.kernel}: {one.why}")
-    best: dict[str, Any] = {"engine": found[0].engine, "kernel": found[0].kernel}
+    best = way_of(found[0].engine, found[0].kernel, experiment)
     kept = name.endswith(".toml") and not pairs and all(one is None for one in given.values())
     written = dataclasses.replace(experiment, **best)
     write_text(path, with_settings(Path(name).read_text("utf-8"), best) if kept else to_toml(written))

@@ -114,7 +114,7 @@ def line(row: Row) -> str:
 
 def print_table(records: Sequence[Mapping[str, Any]]) -> None:
     """Print the comparison table on standard output."""
-    _print(comparison(records))
+    print_text(comparison(records))
 
 
 def print_profile(profile: Profile, trace: Path) -> None:
@@ -123,7 +123,7 @@ def print_profile(profile: Profile, trace: Path) -> None:
         print("no round was held, so there is no time to show")
         return
     print("\n".join(lines(profile)))
-    _print(table(profile))
+    print_text(table(profile))
     if trace.is_file():  # otherwise a warning has said why not
         print(f"trace: {trace}   open it at https://ui.perfetto.dev or in chrome://tracing")
 
@@ -136,12 +136,8 @@ def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
-def print_rows(rows: Sequence[Sequence[str]]) -> None:
+def print_text(text: Sequence[Sequence[str]]) -> None:
     """Print a table on standard output, its header first."""
-    _print(rows)
-
-
-def _print(text: Sequence[Sequence[str]]) -> None:
     header, *rows = text
     shown = Table(box=None, pad_edge=False, header_style="bold")
     for place, name in enumerate(header):

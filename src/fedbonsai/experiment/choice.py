@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass
 
+from fedbonsai.core.seeds import seeded
 from fedbonsai.experiment.build import make_work
 from fedbonsai.experiment.config import Experiment
 from fedbonsai.learning.bench import Bench
@@ -42,12 +43,14 @@ def make_bench(experiment: Experiment, task: PreparedTask) -> Bench:
 def kernel_of(experiment: Experiment, bench: Bench) -> Choice:
     """What ``kernel=auto`` stands for: a static rule, as a kernel decides the last bits of the weights.
 
-    It looks at the model, the batch size and the cohort alone, so that equal experiments give equal bits anywhere.
+    It looks at the model, the batch size and the cohort, and tries the model on an example or two, but never at a clock
+    or the machine, so that equal experiments give equal bits anywhere.
     """
     if experiment.kernel not in (None, "auto"):
         return Choice(experiment.kernel, "set by the experiment")
     step, cohort = _step(bench), experiment.cohort or 1
-    return Choice(*choose_kernel(bench.module, bench.task.loss, step, cohort))
+    with seeded(bench.seed, "kernel"):
+        return Choice(*choose_kernel(bench.module, bench.task, step, cohort))
 
 
 def engine_of(experiment: Experiment, bench: Bench) -> Choice:

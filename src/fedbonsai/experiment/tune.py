@@ -1,6 +1,7 @@
 """Time the ways in which an experiment could be computed, side by side, and write the quickest into its file."""
 
 import dataclasses
+import json
 import re
 import statistics
 import time
@@ -13,6 +14,7 @@ from fedbonsai.core.errors import ConfigError
 from fedbonsai.core.state import State
 from fedbonsai.experiment.build import check_personal, make_engine
 from fedbonsai.experiment.choice import engine_of, kernel_of, make_bench
+from fedbonsai.experiment.config import Experiment
 from fedbonsai.experiment.execute import Job, make_run, one_thread
 from fedbonsai.federated.round import run_round
 from fedbonsai.federated.run import Run
@@ -21,6 +23,9 @@ from fedbonsai.learning.task import PreparedTask
 
 WARM = 1
 """Rounds of each candidate that are not counted."""
+
+PLAIN = "local", "loop"
+"""The way that computes every experiment that can be computed."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +55,9 @@ def tune(job: Job, rounds: int = 3, tell: Callable[[str], None] = lambda _: None
 
     Returns:
         The quickest first, those that cannot at the end.
+
+    Raises:
+        ConfigError: Nothing can compute the experiment: what even the plain loop in one process is refused for.
     """
     held_out = check_personal(job.method, job.experiment)
     prepared = job.task.prepared(job.experiment.validation, job.experiment.seed, held_out)
@@ -60,6 +68,8 @@ def tune(job: Job, rounds: int = 3, tell: Callable[[str], None] = lambda _: None
             try:
                 run = _begun(job, prepared, engine, kernel)
             except ConfigError as error:
+                if (engine, kernel) == PLAIN:
+                    raise
                 found.append(Candidate(engine, kernel, None, str(error)))
                 continue
             stack.enter_context(closing(run.engine))
@@ -67,6 +77,11 @@ def tune(job: Job, rounds: int = 3, tell: Callable[[str], None] = lambda _: None
         times = _timed(runs, rounds, tell)
     found += [Candidate(*names, statistics.median(own[WARM:])) for names, own in times.items()]
     return sorted(found, key=lambda one: one.seconds if one.seconds is not None else float("inf"))
+
+
+def way_of(engine: str, kernel: str, experiment: Experiment) -> dict[str, Any]:
+    """The settings that make an experiment be computed so; workers go with processes alone."""
+    return {"engine": engine, "kernel": kernel, "workers": None if engine == "local" else experiment.workers}
 
 
 def compared(found: Sequence[Candidate]) -> list[list[str]]:
@@ -78,8 +93,7 @@ def compared(found: Sequence[Candidate]) -> list[list[str]]:
 
 def _begun(job: Job, task: PreparedTask, engine: str, kernel: str) -> Run:
     """A run that is computed in one way."""
-    way: dict[str, Any] = {"engine": engine, "kernel": kernel}
-    experiment = dataclasses.replace(job.experiment, **way)
+    experiment = dataclasses.replace(job.experiment, **way_of(engine, kernel, job.experiment))
     bench = make_bench(experiment, task)
     carrier = make_engine(engine, experiment, job.method, bench)
     return make_run(dataclasses.replace(job, experiment=experiment), bench, carrier, None)
@@ -113,8 +127,10 @@ def explained(job: Job) -> dict[str, str]:
     }
 
 
-def with_settings(text: str, settings: Mapping[str, str]) -> str:
+def with_settings(text: str, settings: Mapping[str, str | int | None]) -> str:
     r"""An experiment file with other values of some settings outside of its tables; all else as it was.
+
+    A setting that is None is left out.
 
     Examples:
         >>> print(with_settings('rounds = 3  # few\n\n[method_settings]\n', {"engine": "local"}), end="")
@@ -129,8 +145,7 @@ def with_settings(text: str, settings: Mapping[str, str]) -> str:
     for name, value in settings.items():
         found = [place for place, line in enumerate(head) if re.match(rf"\s*{name}\s*=", line)]
         last = max((place for place, line in enumerate(head) if line.strip()), default=-1)
-        if found:
-            head[found[0]] = f'{name} = "{value}"'
-        else:
-            head.insert(last + 1, f'{name} = "{value}"')
+        line = [] if value is None else [f"{name} = {json.dumps(value)}"]
+        place = found[0] if found else last + 1
+        head[place : place + len(found)] = line
     return "\n".join([*head, *tables]) + "\n"

@@ -98,7 +98,7 @@ class Ledger:
         """The line of this round in ``result.json``."""
         loss = total.numbers.get("loss")
         step = -(-len(self.asked) // NAMED) or 1
-        named = dict.fromkeys(self.asked[::step])
+        named = sorted(self.asked)[::step]  # by number: engines ask in an order of their own
         bookings = [booked for groups in self.traffic.values() for booked in groups.values()]
         return {
             "round": after.round,
@@ -119,7 +119,7 @@ class Ledger:
             "flops": sum(own["flops"] for own in self.work.values()),
             "clients": len(self.accepted),
             "dropped": len(self.dropped),
-            "dropped_why": {str(client): reason for client, reason in list(self.dropped.items())[:NAMED]},
+            "dropped_why": {str(client): reason for client, reason in sorted(self.dropped.items())[:NAMED]},
         }
 
 

@@ -141,7 +141,15 @@ class Bench:
         Raises:
             ConfigError: The kernel cannot train this model.
         """
-        return make_gradients(self.kernel, self.module, self.task.loss)
+        with seeded(self.seed, "kernel"):
+            return make_gradients(self.kernel, self.module, self.task)
+
+    def able(self) -> str:
+        """The kernel of the bench, or the loop where that cannot train its module: a smaller one of another's."""
+        try:
+            return self.kernel if self.batched else "loop"
+        except ConfigError:
+            return "loop"
 
     @cached_property
     def channels(self) -> Groups:
@@ -174,6 +182,7 @@ class Bench:
             module, _ = extract(self.module, self.channels, kept_units(self.channels, supports))
             task = replace(self.task, model=lambda: module)
             found = Bench(task, self.work, self.seed, meter=self.meter, kernel=self.kernel)
+            found.kernel = found.able()
         self._smaller[cut.counts] = found  # the last one to go
         _forget(self._smaller)
         found.places, found._initial = cut.places, cut.initial

@@ -2,11 +2,12 @@
 
 from typing import Literal, Protocol, get_args, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 from fedbonsai.core.errors import ConfigError, lookup
-from fedbonsai.learning.losses import Loss
 from fedbonsai.learning.stacks import Stack, Stacked
+from fedbonsai.learning.task import PreparedTask
 from fedbonsai.learning.vectorised import Vectorised
 
 KernelName = Literal["loop", "stack", "vmap"]
@@ -21,6 +22,9 @@ STACK_FLOPS, VMAP_FLOPS = 5_000_000, 2_000_000
 WORTH_A_STACK, WORTH_A_VMAP = 4, 16
 """Clients of a round from which it pays."""
 
+TOLERANCE = 1e-4
+"""How far gradients side by side may be from those alone, over the largest of these."""
+
 
 @runtime_checkable
 class Gradients(Protocol):
@@ -30,7 +34,7 @@ class Gradients(Protocol):
         """Put each client's gradient of its loss into ``into`` and return the losses; see `Stack.gradients`."""
 
 
-def make_gradients(kernel: str, module: nn.Module, loss: Loss) -> Gradients | None:
+def make_gradients(kernel: str, module: nn.Module, task: PreparedTask) -> Gradients | None:
     """What computes gradients of many clients; None for ``loop``.
 
     Raises:
@@ -38,40 +42,71 @@ def make_gradients(kernel: str, module: nn.Module, loss: Loss) -> Gradients | No
     """
     if lookup("kernel", kernel, KERNELS) == "loop":
         return None
-    problem = unfit(module)
-    found = problem or (Stack if kernel == "stack" else Vectorised).of(module, loss)
+    found = _found(kernel, module, task)
     if isinstance(found, str):
         raise ConfigError(f"kernel={kernel} cannot train this model: {found}; use kernel=loop")
     return found
 
 
-def unfit(module: nn.Module) -> str:
-    """Why no module like this is trained for many clients at once; empty if it may be."""
-    if any(True for _ in module.buffers()):
-        return "it has buffers, which a step changes"
-    if not all(one.requires_grad for one in module.parameters()):
-        return "some of its parameters are frozen"
-    return ""
-
-
-def choose_kernel(module: nn.Module, loss: Loss, flops: int, cohort: int) -> tuple[str, str]:
+def choose_kernel(module: nn.Module, task: PreparedTask, flops: int, cohort: int) -> tuple[str, str]:
     """The kernel that the static rule takes, and why; equal arguments give equal answers on any machine.
 
     Args:
         module: The model.
-        loss: What is trained for.
+        task: What it learns.
         flops: Of a step of one client, forward and backward.
         cohort: Clients of a round.
     """
-    problem = unfit(module)
-    if problem:
-        return "loop", problem
-    size = f"{flops:.2g} FLOPs a step, cohort {cohort}"
-    for kernel, cls, most, least in (
-        ("stack", Stack, STACK_FLOPS, WORTH_A_STACK),
-        ("vmap", Vectorised, VMAP_FLOPS, WORTH_A_VMAP),
-    ):
-        found = cls.of(module, loss)
-        if not isinstance(found, str) and flops < most and cohort >= least:
+    size, problem = f"{flops:.2g} FLOPs a step, cohort {cohort}", ""
+    for kernel, most, least in (("stack", STACK_FLOPS, WORTH_A_STACK), ("vmap", VMAP_FLOPS, WORTH_A_VMAP)):
+        if flops >= most or cohort < least:
+            continue
+        found = _found(kernel, module, task)
+        if not isinstance(found, str):
             return kernel, f"{size}: below {most:.2g} FLOPs and from {least} clients on, batching them pays"
-    return "loop", f"{size}: batching clients pays for stacks of dense layers below {STACK_FLOPS:.2g} FLOPs a step"
+        problem = problem or f"; {kernel}: {found}"
+    pays = f"batching clients pays for stacks of dense layers below {STACK_FLOPS:.2g} FLOPs a step"
+    return "loop", f"{size}: {pays}{problem}"
+
+
+def _found(kernel: str, module: nn.Module, task: PreparedTask) -> Gradients | str:
+    """The gradients of a batched kernel, or why it cannot train a model."""
+    if any(True for _ in module.buffers()):
+        return "it has buffers, which a step changes"
+    if not all(one.requires_grad for one in module.parameters()):
+        return "some of its parameters are frozen"
+    targets = task.pool.targets
+    if task.loss.name != "mse" and len(targets) and int(targets.min()) < 0:
+        return "some targets are below 0, which its loss leaves out"
+    found = Stack.of(module, task.loss) if kernel == "stack" else Vectorised.of(module, task.loss)
+    return found if isinstance(found, str) else _differs(found, module, task) or found
+
+
+def _differs(found: Gradients, module: nn.Module, task: PreparedTask) -> str:
+    """How gradients of two clients side by side differ from each alone; empty where they do not.
+
+    What a module does with its inputs only shows when it runs: it may look at other examples of the batch, draw at
+    random, or use a layer twice. So both clients' batches are filled up with other examples that count for nothing.
+    """
+    last = min(1, len(task.pool) - 1)
+    rows = torch.tensor([[0, last, 0, 0], [0, last, last, last]])
+    shares = torch.tensor([[0.5, 0.5, 0, 0], [1, 0, 0, 0]])
+    own = [{name: scale * one.detach() for name, one in module.named_parameters()} for scale in (1.0, 0.9)]
+    stacked = {name: torch.stack([one[name] for one in own]) for name in own[0]}
+    into = {name: torch.zeros_like(one) for name, one in stacked.items()}
+    try:
+        inputs, targets = task.pool.batch(rows.flatten())
+        inputs, targets = (one.reshape(2, 4, *one.shape[1:]) for one in (inputs, targets))
+        found.gradients(stacked, inputs, targets, shares, into)
+        for client, weights in enumerate(own):
+            leaves = {name: one.requires_grad_() for name, one in weights.items()}
+            real = slice(0, 2 - client)
+            outputs = torch.func.functional_call(module, leaves, (inputs[client, real],))
+            loss = task.loss.function(outputs, targets[client, real])
+            alone = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+            apart = max(float((into[name][client] - one).abs().max()) for name, one in zip(leaves, alone, strict=True))
+            if not apart <= TOLERANCE * max(1.0, *(float(one.abs().max()) for one in alone)):
+                return "an example's gradient depends on others in its batch, or a layer does not what its type says"
+    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
+        return f"it fails side by side: {error}"[:300]
+    return ""

@@ -50,12 +50,12 @@ class Stack:
             return f"the loss must be cross_entropy or mse, got {loss.name}"
         found: list[_Dense] = []
         for name, one in _leaves(module):
-            if isinstance(one, nn.Linear):
+            if type(one) is nn.Linear:
                 bias = None if one.bias is None else f"{name}.bias".lstrip(".")
                 found.append(_Dense(f"{name}.weight".lstrip("."), bias, rectified=False))
-            elif isinstance(one, nn.ReLU) and found:
+            elif type(one) is nn.ReLU and found:
                 found[-1] = _Dense(found[-1].weight, found[-1].bias, rectified=True)
-            elif not (isinstance(one, nn.Identity) or (isinstance(one, nn.Flatten) and not found)):
+            elif not (type(one) is nn.Identity or (type(one) is nn.Flatten and not found)):
                 return f"{name or 'the model'}: a stack is made of Flatten, Linear and ReLU, got {type(one).__name__}"
         return Stack(tuple(found), loss) if found else "a stack needs a Linear layer, got none"
 
@@ -104,7 +104,8 @@ def _leaves(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
     """The layers of nested sequences in order; any other module stands for itself."""
     if type(module) is not nn.Sequential:
         return [(name, module)]
-    return [leaf for key, one in module.named_children() for leaf in _leaves(one, f"{name}.{key}".lstrip("."))]
+    # Not `named_children`, which leaves out a layer that stands there twice.
+    return [leaf for key, one in module._modules.items() if one for leaf in _leaves(one, f"{name}.{key}".lstrip("."))]
 
 
 def _softmax(outputs: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
