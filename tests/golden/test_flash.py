@@ -51,6 +51,16 @@ def test_a_random_mask_has_the_layers_that_hunters_have_kept_on_average():
     assert method.plan(state).stage == "train"
 
 
+@pytest.mark.parametrize("lie", [-1e308, 1e308])
+def test_what_hunters_claim_is_bounded_by_what_there_is(lie):
+    method, total = Flash(density=0.5), Total("hunt")
+    for _ in range(2):
+        total.add(Message({}, {"kept/a": lie, "kept/b": 4.0}, weight=1.0))
+    state = method.finalize(method.init(Setting(1, 10, 0, TWO), WEIGHTS), total)
+    # Of 4 weights a hunter keeps 0 at least and 4 at most: beside 4 of 8, one at its floor, or half of all.
+    assert state.supports["a"].count == (1 if lie < 0 else 3)
+
+
 def test_hunters_move_their_mask_and_send_no_weights():
     # After epoch 1 of 2 a rate of 1 has fallen to 1 / 2: one of two weights moves, and two are kept.
     learner = scripted([5.0, 1.0, 3.0], examples=1)

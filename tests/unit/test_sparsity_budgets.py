@@ -158,3 +158,22 @@ def test_layers_compare_their_scores_only_under_a_global_budget():
 def test_ties_go_to_the_lower_index():
     assert keep_counts({"w": torch.ones(4)}, {"w": 2})["w"].tolist() == [True, True, False, False]
     assert select({"a": torch.ones(2), "b": torch.ones(2)}, 3)["b"].tolist() == [True, False]
+
+
+@pytest.mark.parametrize("share", [math.inf, math.nan, -1.0])
+def test_shares_that_are_no_numbers_are_refused(share):
+    with pytest.raises(SupportError, match="shares must be finite and at least 0"):
+        spread({"a": share, "b": 1.0}, {"a": (2,), "b": (2,)}, 2)
+
+
+def test_lamp_ranks_scores_whose_squares_are_beyond_single_precision():
+    # 1 of 1 + 4 and 4 of 4, however large or small; beside an infinite score the others are nothing.
+    for scale in (1e-30, 1.0, 1e30):
+        torch.testing.assert_close(lamp({"w": tensor([1.0, 2.0]) * scale})["w"], tensor([0.2, 1.0]))
+    assert lamp({"w": tensor([math.inf, 1.0, math.inf])})["w"].tolist() == [1.0, 0.0, 1.0]
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_a_score_that_is_no_number_is_refused_under_every_budget(budget):
+    with pytest.raises(SupportError, match="scores must be numbers"):
+        select({"a": tensor([1.0, math.nan, 2.0]), "b": tensor([3.0, 4.0])}, 2, budget)

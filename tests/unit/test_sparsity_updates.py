@@ -1,5 +1,7 @@
 """Mask updates: a swap changes exactly twice its count, grows the absent alone, and leaves the rest as it was."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
@@ -11,6 +13,7 @@ from fedbonsai.core.seeds import generator
 from fedbonsai.sparsity.updates import drop_and_grow, n_of_m, redistribute, swappable
 
 few = st.integers(-2, 2).map(float)  # few values, so that most are tied
+extreme = st.sampled_from([-math.inf, -1.0, 0.0, 1.0, math.inf])
 
 
 @st.composite
@@ -18,7 +21,7 @@ def swaps(draw):
     """A mask, importance and promise, and a count that can be swapped."""
     size = draw(st.integers(1, 16))
     mask = tensor(draw(st.lists(st.booleans(), min_size=size, max_size=size)))
-    importance, promise = (tensor(draw(st.lists(few, min_size=size, max_size=size))) for _ in range(2))
+    importance, promise = (tensor(draw(st.lists(extreme, min_size=size, max_size=size))) for _ in range(2))
     present = int(mask.sum())
     return mask, importance, promise, draw(st.integers(0, min(present, size - present)))
 

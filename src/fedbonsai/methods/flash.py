@@ -16,6 +16,7 @@ are weighted by examples, the code's are not; counts are exact, the code draws e
 dropped. Layers are tensors of two or more dimensions and keep a weight at least. hetero-FLASH is not offered.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -96,7 +97,10 @@ class Flash:
     def finalize(self, state: State, total: Total) -> State:
         layout = state.setting.layout
         if total.stage != "train":
-            counts = self._spread(layout, {name: total.numbers[f"kept/{name}"] for name in layout.prunable})
+            # Numbers from outside may be anything.
+            most = {name: float(total.clients * math.prod(shape)) for name, shape in _shapes(layout).items()}
+            kept = {name: min(max(total.numbers[f"kept/{name}"], 0.0), one) for name, one in most.items()}
+            counts = self._spread(layout, kept)
             after = state.moved(state.weights, _drawn(state.setting, "mask", counts))
             return replace(after, memory=Memory(numbers={"hunted": True}))
         mean = average(total, state.weights, Kernel("weights", self.denominator, "zero"))
@@ -126,12 +130,8 @@ class Flash:
         return self.variant == "jmwst" and self.density < 1.0 and state.round % self.interval == 0
 
     def _spread(self, layout: Layout, kept: Mapping[str, float]) -> dict[str, int]:
-        """Weights of each layer in proportion to what clients keep there: numbers from outside may be below zero."""
-        shares, count = (
-            {name: max(one, 0.0) for name, one in kept.items()},
-            round(self.density * Selection(layout).total),
-        )
-        return spread(shares, _shapes(layout), count, dict.fromkeys(shares, 1))
+        """Weights of each layer in proportion to what clients keep there."""
+        return spread(kept, _shapes(layout), round(self.density * Selection(layout).total), dict.fromkeys(kept, 1))
 
 
 def _shapes(layout: Layout) -> dict[str, tuple[int, ...]]:

@@ -59,8 +59,11 @@ def spread(
         floors: At least so many in each layer.
 
     Raises:
-        SupportError: The floors together are more than ``count``, or it is more than there is.
+        SupportError: The floors together are more than ``count``, or it is more than there is; or a share is no number
+            of at least 0.
     """
+    if not all(0 <= share < math.inf for share in shares.values()):
+        raise SupportError(f"shares must be finite and at least 0, got {dict(shares)}")
     sizes = {name: math.prod(shapes[name]) for name in shares}
     least = {name: min((floors or {}).get(name, 0), sizes[name]) for name in shares}
     if not sum(least.values()) <= count <= sum(sizes.values()):
@@ -88,7 +91,8 @@ def lamp(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Layer-adaptive magnitude: each square over the sum of all squares in its layer that are not smaller.
 
     ``score(u) = w_u^2 / sum_{v: |w_v| >= |w_u|} w_v^2`` (Lee et al., ICLR 2021, equation 4); the largest of every
-    layer scores 1, so that a global selection empties none.
+    layer scores 1, so that a global selection empties none. In double precision, where squares of small scores do not
+    vanish; an infinite score is beyond all others and keeps 1.
 
     Examples:
         >>> lamp({"w": torch.tensor([3.0, 4.0, 0.0])})["w"]
@@ -96,9 +100,10 @@ def lamp(scores: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """
     found = {}
     for name, score in scores.items():
-        ascending = torch.sort(score.reshape(-1).square(), stable=True)
-        tails = ascending.values.flip(0).cumsum(0, dtype=torch.float64).flip(0)
-        ranked = torch.where(tails > 0, ascending.values / tails, 0.0).float()
+        ascending = torch.sort(score.reshape(-1).abs(), stable=True)
+        squares = ascending.values.double().square_()
+        tails = squares.flip(0).cumsum(0).flip(0)
+        ranked = torch.where(tails == 0, 0.0, squares / tails).masked_fill_(squares.isinf(), 1.0).float()
         found[name] = torch.empty_like(ranked).scatter_(0, ascending.indices, ranked).reshape(score.shape)
     return found
 

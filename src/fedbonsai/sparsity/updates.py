@@ -42,8 +42,9 @@ def drop_and_grow(
     present = int(mask.sum())
     if not 0 <= count <= min(present, mask.numel() - present):
         raise SupportError(f"count must be in [0, {min(present, mask.numel() - present)}], got {count}")
-    kept = keep_top(torch.where(mask, importance, -torch.inf), present - count)
-    return kept | keep_top(torch.where(mask, -torch.inf, promise), count)
+    lowest = torch.finfo(torch.float32).min  # minus infinity is for what is not to be had
+    kept = keep_top(torch.where(mask, importance.clamp(min=lowest), -torch.inf), present - count)
+    return kept | keep_top(torch.where(mask, -torch.inf, promise.clamp(min=lowest)), count)
 
 
 def swappable(masks: Mapping[str, Tensor], share: float) -> dict[str, int]:
