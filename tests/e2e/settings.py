@@ -52,6 +52,9 @@ WITHOUT_EFFECT = frozenset(("engine", "workers", "client_timeout", "window_mb", 
 """Settings that change nothing of what comes out of a run in which nothing goes wrong."""
 
 BESIDE: dict[tuple[str, str], Settings] = {
+    ("fedpm", "reset"): {"rounds": 2},
+    ("fedsparsify", "frequency"): {"rounds": 2},
+    ("flash", "interval"): {"rounds": 2},
     ("local-prune", "warmup"): {"reach": 1.0},
     ("local-prune", "floor"): {"density": 0.6},
     ("local-prune", "threshold_scale"): {"threshold": 0.3},

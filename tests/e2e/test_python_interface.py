@@ -113,9 +113,10 @@ def test_a_setting_of_the_experiment_is_taken_and_has_its_effect(name):
     ("method", "name", "settings"), of_methods(), ids=lambda one: one if isinstance(one, str) else ""
 )
 def test_a_setting_of_a_method_is_taken(method, name, settings):
+    once = {**ONCE, "rounds": settings.get("rounds", 1)}
     settings = {key: value for key, value in settings.items() if key not in EXPERIMENT}
     task = dataclasses.replace(make_task(), model=with_batch_norm)
-    result = fedbonsai.run(task, method_class(method)(**settings), **ONCE)
+    result = fedbonsai.run(task, method_class(method)(**settings), **once)
     usual = vars(method_class(method)())
     assert result.record["config"]["method_settings"] == {k: v for k, v in settings.items() if v != usual[k]}
 
@@ -177,11 +178,33 @@ def test_a_model_without_prunable_weights_can_be_trained_and_not_pruned():
         (nn.Identity, "a model needs parameters, all of them float32, got none"),
         (lambda: nn.Linear(6, 3).double(), "a model needs parameters, all of them float32, got "),
         (lambda: nn.Linear(5, 3), "model, loss and data must fit each other"),
+        (lambda: empty(nn.Linear(6, 3)), "weight: a model must begin with finite weights, got NaN or infinity"),
     ],
 )
 def test_a_model_that_cannot_be_trained_is_an_error(model, said):
     with pytest.raises(ConfigError, match=said):
         run(dataclasses.replace(make_task(), model=model))
+
+
+def empty(module: nn.Module) -> nn.Module:
+    for one in module.parameters():
+        nn.init.constant_(one, torch.nan)
+    return module
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        fedbonsai.methods.FedDST(period=3),
+        fedbonsai.methods.FedSparsify(frequency=3),
+        fedbonsai.methods.Flash(variant="jmwst", interval=3),
+        fedbonsai.methods.FedPM(reset=3),
+    ],
+    ids=repr,
+)
+def test_a_round_past_the_end_of_the_run_is_an_error(method):
+    with pytest.raises(ConfigError, match="must be at most the 2 rounds of the run, got 3"):
+        fedbonsai.run(make_task(), method, **{**ROUNDS, "rounds": 2})
 
 
 def squares(count: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -96,6 +96,10 @@ def test_a_setting_of_a_method_is_taken(run, method, name, settings):
             ["--method", "local-prune", "--set", "density=0.5", "--set", "threshold=1"],
             "error: give density or threshold",
         ),
+        (
+            ["--method", "feddst", "--set", "period=2"],
+            "error: period must be at most the 1 rounds of the run, got 2; lower it or leave it out",
+        ),
         (["--method", "local-prune", "--set", "density=1e-6"], "error: density must be at least 0.01"),
         *(
             (["--method", "local-prune", "--set", f"density={value}"], f"error: density must be in (0, 1], got {got}")

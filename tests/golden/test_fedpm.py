@@ -63,6 +63,11 @@ def test_a_mask_is_zeros_and_ones_and_its_gradient_that_of_the_probability():
     assert float((mask.detach().mean() - theta.mean()).abs()) < 0.05
 
 
+def test_scores_that_are_no_numbers_give_no_number():
+    # A fit then says whose training diverged; of a draw with such a chance torch says nothing of use.
+    assert sampled(torch.tensor([math.nan, 50.0])).isnan().tolist() == [True, False]
+
+
 def test_only_scores_are_trained():
     def model() -> nn.Module:
         return nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))

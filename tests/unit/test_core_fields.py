@@ -7,7 +7,19 @@ from typing import Annotated, Literal
 import pytest
 
 from fedbonsai.core.errors import ConfigError
-from fedbonsai.core.fields import DENSITY, NOT_NEGATIVE, PART, POSITIVE, SHARE, Only, Range, check, describe
+from fedbonsai.core.fields import (
+    DENSITY,
+    NOT_NEGATIVE,
+    PART,
+    POSITIVE,
+    ROUNDS,
+    SHARE,
+    Only,
+    Range,
+    check,
+    check_rounds,
+    describe,
+)
 
 
 @dataclass(frozen=True)
@@ -79,3 +91,16 @@ def test_settings_are_described_in_order():
         "names": ("tuple", None, "", ()),
     }
     assert list(rows) == ["rate", "count", "kind", "ribbon", "density", "names"]
+
+
+@dataclass(frozen=True)
+class Paced:
+    period: Annotated[int, Range(1, 100), ROUNDS] = 10
+    batches: Annotated[int, Range(1, 100)] = 1
+
+
+def test_a_round_that_is_set_lies_within_the_run_and_a_default_fits_any():
+    check_rounds(Paced(), 1)
+    check_rounds(Paced(period=3, batches=50), 3)
+    with pytest.raises(ConfigError, match="period must be at most the 3 rounds of the run, got 4; lower it"):
+        check_rounds(Paced(period=4), 3)

@@ -64,6 +64,14 @@ class Only:
 
 
 @dataclass(frozen=True)
+class Rounds:
+    """Marks a setting that counts rounds: one that is set must lie within the run (see `check_rounds`)."""
+
+
+ROUNDS = Rounds()
+
+
+@dataclass(frozen=True)
 class FieldInfo:
     """One setting as a person sees it.
 
@@ -104,6 +112,25 @@ def check(instance: Any) -> None:  # noqa: ANN401 - any dataclass
                 raise ConfigError(
                     f"{name}={value} would not be used: it needs {only}, got {getattr(instance, only.field)}"
                 )
+
+
+def check_rounds(instance: Any, rounds: int) -> None:  # noqa: ANN401 - any dataclass
+    """Check that what a dataclass counts in rounds comes within a run; defaults do, as a short run cuts them down.
+
+    Args:
+        instance: The dataclass; fields that count rounds are marked with `ROUNDS`.
+        rounds: Rounds of the run.
+
+    Raises:
+        ConfigError: A round was set that the run does not reach.
+    """
+    hints = _hints(type(instance))
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if ROUNDS in _walk(hints[field.name]) and value != field.default and value > rounds:
+            raise ConfigError(
+                f"{field.name} must be at most the {rounds} rounds of the run, got {value}; lower it or leave it out"
+            )
 
 
 def describe(cls: type) -> list[FieldInfo]:

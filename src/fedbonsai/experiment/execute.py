@@ -17,6 +17,8 @@ from torch import nn
 
 from fedbonsai import wire
 from fedbonsai.core.errors import CheckpointError, ConfigError
+from fedbonsai.core.fields import check_rounds
+from fedbonsai.core.finite import all_finite
 from fedbonsai.core.seeds import seeded
 from fedbonsai.core.state import Setting, State, Tensors
 from fedbonsai.experiment.build import check_personal, make_engine, make_robust
@@ -181,8 +183,13 @@ def make_setting(method: Method, experiment: Experiment, bench: Bench) -> Settin
     """What the method may know of the run.
 
     Raises:
-        ConfigError: Tiers are of no use to the method or cannot be borne, or it needs channels that cannot be traced.
+        ConfigError: Tiers are of no use to the method or cannot be borne, it needs channels that cannot be traced, or a
+            round that the run does not reach; or the model begins with weights that are no numbers.
     """
+    check_rounds(method, experiment.rounds or 1)
+    odd = [slot.name for slot in bench.layout.parameters if not all_finite(bench.initial[slot.name])]
+    if odd:
+        raise ConfigError(f"{odd[0]}: a model must begin with finite weights, got NaN or infinity; initialise it")
     traits, clients = method.traits, len(bench.task.splits)
     tiers = make_tiers(experiment.tiers, traits, bench, redrawn=bool(experiment.redraw_tiers))
     channels = bench.channels if traits.submodels else None

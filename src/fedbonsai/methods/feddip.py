@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from fedbonsai.core.errors import ConfigError
-from fedbonsai.core.fields import DENSITY, NOT_NEGATIVE, Range, check
+from fedbonsai.core.fields import DENSITY, NOT_NEGATIVE, ROUNDS, Range, check
 from fedbonsai.core.layout import Layout
 from fedbonsai.core.message import Message
 from fedbonsai.core.seeds import generator
@@ -58,7 +58,7 @@ class FedDIP:
 
     density: Annotated[float, DENSITY] = 0.1
     initial_density: Annotated[float, DENSITY] = 1.0
-    period: Annotated[int, Range(1, 10**6)] = 5
+    period: Annotated[int, Range(1, 10**6), ROUNDS] = 5
     penalty: Annotated[float, NOT_NEGATIVE] = 1e-3
     stairs: Annotated[int, Range(2, 10**6)] = 20
     feedback: bool = True

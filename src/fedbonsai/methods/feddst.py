@@ -19,7 +19,7 @@ from typing import Annotated, ClassVar
 
 import torch
 
-from fedbonsai.core.fields import DENSITY, SHARE, Range, check
+from fedbonsai.core.fields import DENSITY, ROUNDS, SHARE, Range, check
 from fedbonsai.core.message import Message
 from fedbonsai.core.state import Memory, Setting, State, Tensors
 from fedbonsai.core.support import Support
@@ -48,7 +48,7 @@ class FedDST:
 
     density: Annotated[float, DENSITY] = 0.2
     alpha: Annotated[float, SHARE] = 0.01
-    period: Annotated[int, Range(1, 10**6)] = 10
+    period: Annotated[int, Range(1, 10**6), ROUNDS] = 10
     until: Annotated[float, DENSITY] = 0.5
     first: Annotated[float, SHARE] = 0.9
 

@@ -21,7 +21,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from fedbonsai.core.fields import DENSITY, NOT_NEGATIVE, PART, POSITIVE, SHARE, Range, check
+from fedbonsai.core.fields import DENSITY, NOT_NEGATIVE, PART, POSITIVE, ROUNDS, SHARE, Range, check
 from fedbonsai.core.message import Message
 from fedbonsai.core.state import Memory, Setting, State, Tensors
 from fedbonsai.core.support import Support
@@ -47,13 +47,14 @@ class FedMef:
         until: Share of the rounds after which the mask rests; 0.5 by default.
         penalty: lambda, how hard weights are pushed out; 0.01 in the code.
         boost: psi, how much the learning rate may grow while they are; 1 in the code.
-        max_lr: xi, the largest learning rate of a round with an adjustment, whatever the run's; 0.1 in the code.
+        max_lr: xi, the largest learning rate of a round with an adjustment, whatever the run's; 0.1 in
+            the code's documentation, 0.01 in the code.
         activation: gamma, share of a layer's saved input that is dropped; 0 keeps all; 0.5 in the code.
     """
 
     density: Annotated[float, DENSITY] = 0.1
     alpha: Annotated[float, SHARE] = 0.2
-    period: Annotated[int, Range(1, 10**6)] = 10
+    period: Annotated[int, Range(1, 10**6), ROUNDS] = 10
     until: Annotated[float, DENSITY] = 0.5
     penalty: Annotated[float, NOT_NEGATIVE] = 0.01
     boost: Annotated[float, NOT_NEGATIVE] = 1.0

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from fedbonsai.core.errors import ConfigError
-from fedbonsai.core.fields import POSITIVE, Range, check
+from fedbonsai.core.fields import POSITIVE, ROUNDS, Range, check
 from fedbonsai.core.layout import Layout
 from fedbonsai.core.message import Message, Part, group
 from fedbonsai.core.seeds import generator
@@ -46,7 +46,7 @@ class FedPM:
         gain: sigma is gain / sqrt(fan-in); sqrt(2) is Kaiming's for ReLU, the published code has e.
     """
 
-    reset: Annotated[int, Range(1, math.inf, open_high=True)] = 1
+    reset: Annotated[int, Range(1, math.inf, open_high=True), ROUNDS] = 1
     gain: Annotated[float, POSITIVE] = math.sqrt(2)
 
     name: ClassVar[str] = "fedpm"
@@ -129,4 +129,5 @@ def drawn(theta: Tensor, generator: torch.Generator) -> Tensor:
 def sampled(scores: Tensor) -> Tensor:
     """A mask of zeros and ones, drawn with probability sigmoid(scores), whose gradient is that of the probability."""
     theta = scores.sigmoid()
-    return torch.bernoulli(theta.detach()) + (theta - theta.detach())
+    # Where training has diverged the loss says so, not the draw.
+    return torch.bernoulli(theta.detach().nan_to_num()) + (theta - theta.detach())

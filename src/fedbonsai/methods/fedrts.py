@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Beta
 
-from fedbonsai.core.fields import DENSITY, POSITIVE, SHARE, Range, check
+from fedbonsai.core.fields import DENSITY, POSITIVE, ROUNDS, SHARE, Range, check
 from fedbonsai.core.message import Message
 from fedbonsai.core.seeds import seeded
 from fedbonsai.core.state import Memory, Setting, State, Tensors
@@ -50,7 +50,7 @@ class FedRTS:
 
     density: Annotated[float, DENSITY] = 0.1
     alpha: Annotated[float, SHARE] = 0.2
-    period: Annotated[int, Range(1, 10**6)] = 10
+    period: Annotated[int, Range(1, 10**6), ROUNDS] = 10
     until: Annotated[float, DENSITY] = 0.5
     gamma: Annotated[float, SHARE] = 0.5
     step: Annotated[float, POSITIVE] = 10.0

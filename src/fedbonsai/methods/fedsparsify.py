@@ -22,7 +22,7 @@ from typing import Annotated, ClassVar, Literal
 from torch import Tensor
 
 from fedbonsai.core.errors import ConfigError
-from fedbonsai.core.fields import DENSITY, PART, Only, Range, check
+from fedbonsai.core.fields import DENSITY, PART, ROUNDS, Only, Range, check
 from fedbonsai.core.message import Message
 from fedbonsai.core.state import Memory, Setting, State, Tensors
 from fedbonsai.core.support import Support
@@ -41,7 +41,8 @@ class FedSparsify:
 
     Attributes:
         density: Share of the prunable weights to keep in the end, 1 - S_T; 0.05 to 0.2 in the papers.
-        scope: Who purges: the server what it has merged (global), or each client what it has trained (local).
+        scope: Who purges: the server what it has merged (global), or each client what it has trained (local),
+            which leaves what any client has kept, more than ``density``.
         merge: How purged clients are merged: by their mean, or by majority voting.
         nested: Clients train only what they receive, so that a pruned weight never returns. Without it they train
             all weights and then purge, and weights may come back. With ``scope=global`` it is always so.
@@ -56,7 +57,7 @@ class FedSparsify:
     merge: Annotated[Literal["average", "majority"], Only("scope", ("local",))] = "average"
     nested: Annotated[bool, Only("scope", ("local",))] = False
     schedule: Shape = "cubic"
-    frequency: Annotated[int, Range(1, 10**6)] = 1
+    frequency: Annotated[int, Range(1, 10**6), ROUNDS] = 1
     start: Annotated[float, PART] = 0.0
     reach: Annotated[float, DENSITY] = 1.0
 

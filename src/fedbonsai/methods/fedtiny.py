@@ -21,7 +21,7 @@ from typing import Annotated, ClassVar
 
 import torch
 
-from fedbonsai.core.fields import DENSITY, PART, SHARE, Range, check
+from fedbonsai.core.fields import DENSITY, PART, ROUNDS, SHARE, Range, check
 from fedbonsai.core.layout import Layout
 from fedbonsai.core.message import Message, group
 from fedbonsai.core.seeds import generator
@@ -56,7 +56,7 @@ class FedTiny:
     candidates: Annotated[int, Range(1, 1000)] = 10
     noise: Annotated[float, PART] = 0.5
     alpha: Annotated[float, SHARE] = 0.3
-    period: Annotated[int, Range(1, 10**6)] = 10
+    period: Annotated[int, Range(1, 10**6), ROUNDS] = 10
     until: Annotated[float, DENSITY] = 1 / 3
     blocks: Annotated[int, Range(1, 1000)] = 5
 

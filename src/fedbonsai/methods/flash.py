@@ -11,9 +11,9 @@ clients also move their masks while they train; the server averages, absent weig
 left out (mode 1, ``holders``), and keeps the largest |w| of each layer, as many as the clients have kept there on
 average (avg) or in proportion to what any of them has (aggregate).
 Differs: hunters send how many weights of each layer they keep, all of a mask that is used; epoch E moves none and is
-left out. In stage 2 a mask moves once, after half of the steps, as in the authors' code with one local epoch. Averages
-are weighted by examples, the code's are not; counts are exact, the code draws each weight and grows what it has just
-dropped. Layers are tensors of two or more dimensions and keep a weight at least. hetero-FLASH is not offered.
+left out. In stage 2 a mask moves once, by p / 2 after half of the steps, as in the authors' code with one local epoch.
+Averages are weighted by examples, the code's are not; counts are exact, the code draws each weight and grows what it
+has just dropped. Layers are tensors of two or more dimensions and keep a weight at least. hetero-FLASH is not offered.
 """
 
 import math
@@ -24,7 +24,7 @@ from typing import Annotated, ClassVar, Literal
 
 import torch
 
-from fedbonsai.core.fields import DENSITY, Only, Range, check
+from fedbonsai.core.fields import DENSITY, ROUNDS, Only, Range, check
 from fedbonsai.core.layout import Layout
 from fedbonsai.core.message import Message, group
 from fedbonsai.core.seeds import generator
@@ -60,7 +60,7 @@ class Flash:
     hunters: Annotated[float, DENSITY] = 0.1
     hunt_epochs: Annotated[int, Range(2, 10**4)] = 10
     prune_rate: Annotated[float, DENSITY] = 0.25
-    interval: Annotated[int, Range(1, 10**6), Only("variant", ("jmwst",))] = 1
+    interval: Annotated[int, Range(1, 10**6), ROUNDS, Only("variant", ("jmwst",))] = 1
     denominator: Annotated[Denominator, Only("variant", ("jmwst",))] = "cohort"
     recalibration: Annotated[Literal["avg", "aggregate"], Only("variant", ("jmwst",))] = "avg"
 

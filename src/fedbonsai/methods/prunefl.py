@@ -12,7 +12,7 @@ weights of the layer, is counted by the client: 1 in a dense layer, the position
 Differs: the paper measures times on its devices; c is a share of what the whole model takes. The initial client is any
 and trains ``initial_epochs`` on all its data before each of at most ``initial`` reconfigurations (the published code:
 50 passes over 200 examples, once it is better than chance). None comes after ``until``, so that training follows the
-last. Clients' increments are summed as the weights that they lead to, the same on one mask.
+last. Clients' increments are summed as the weights they lead to, the same on one mask. The code's cap may fall.
 """
 
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from fedbonsai.core.fields import DENSITY, NOT_NEGATIVE, PART, POSITIVE, Range, check
+from fedbonsai.core.fields import DENSITY, NOT_NEGATIVE, PART, POSITIVE, ROUNDS, Range, check
 from fedbonsai.core.message import Message, group
 from fedbonsai.core.state import Memory, Setting, State, Tensors
 from fedbonsai.federated.aggregate import Total, average
@@ -58,7 +58,7 @@ class PruneFL:
 
     drop: Annotated[float, PART] = 0.3
     halving: Annotated[int, Range(1, inf)] = 10_000
-    period: Annotated[int, Range(1, inf)] = 50
+    period: Annotated[int, Range(1, inf), ROUNDS] = 50
     until: Annotated[float, DENSITY] = 0.9
     max_density: Annotated[float, DENSITY] = 1.0
     initial: Annotated[int, Range(0, inf)] = 20
