@@ -1,5 +1,7 @@
 """What the channel service refuses, and what it lets stay: named, with the layer and the reason."""
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -114,6 +116,12 @@ def test_a_kind_of_group_norm_must_exist():
         (lambda _, x: x + (x @ x.t()).sum(), "matmul of two activations over channels"),
         (lambda _, x: functional.scaled_dot_product_attention(x, x, x), "whose scale depends on their number"),
         (lambda _, x: x.index_select(1, torch.arange(8)), "index_select of channels by number"),
+        (lambda _, x: x - x.var(False), "var over channels"),
+        (lambda _, x: x / x.shape[1], "a value is computed from the number of channels"),
+        (lambda _, x: 1 / x.shape[1] * x, "a value is computed from the number of channels"),
+        (lambda _, x: x * x.size(-1) ** -0.5, "a value is computed from the number of channels"),
+        (lambda _, x: x / math.sqrt(x.shape[1]), "a value is computed from the number of channels"),
+        (lambda _, x: x * (x.shape[1] * 0.5), "a value is computed from the number of channels"),
     ],
 )
 def test_what_cannot_be_pruned_says_why(function, reason):
@@ -180,6 +188,76 @@ def test_sizes_that_are_read_or_kept_as_attributes_follow(function, attributes):
     small, _ = extract(model, groups, width=0.5)
     assert small.first.out_features == 4
     assert small(torch.randn(2, 4)).shape == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("function", "attributes"),
+    [
+        (lambda m, x: x.view(-1, m.dim) * m.dim, {"dim": 8}),
+        (lambda _, x: x * (0.5 * x.shape[1]), {}),
+        (lambda _, x: x * 2 if x.shape[1] > 4 else x, {}),
+    ],
+)
+def test_a_number_of_channels_that_is_a_value_too_is_found_by_what_it_does(function, attributes):
+    model = Around(Does(function, **attributes))
+    groups = trace(model, torch.randn(3, 4))
+    assert dict(groups.units) == {"first": 8}
+    with pytest.raises(ConfigError, match=r"with 4 of 8 in 'first' layer 'between' must compute what it does in the"):
+        extract(model, groups, width=0.5)
+
+
+def test_a_layer_that_few_channels_leave_out_is_found():
+    model = Around(Does(lambda m, x: m.more(x) if x.shape[1] > 4 else x, more=nn.Tanh()))
+    groups = trace(model, torch.randn(3, 4))
+    extract(model, groups, width=0.75)
+    with pytest.raises(ConfigError, match=r"layer 'between\.more' must compute what it does"):
+        extract(model, groups, width=0.5)
+
+
+def test_what_is_zero_at_first_is_compared_all_the_same():
+    model = Around(Does(lambda m, x: x.view(-1, m.dim) * m.dim, dim=8))
+    nn.init.zeros_(model.last.weight)
+    with pytest.raises(ConfigError, match="layer 'between' must compute what it does"):
+        extract(model, trace(model, torch.randn(3, 4)), width=0.5)
+
+
+def test_a_model_that_draws_numbers_is_cut_all_the_same():
+    model = Around(Does(lambda _, x: x + torch.randn_like(x)))
+    small, _ = extract(model, trace(model, torch.randn(3, 4)), width=0.5)
+    assert small.first.out_features == 4
+
+
+def test_the_size_of_a_head_may_be_a_value():
+    def heads(module, x):
+        size = x.shape[1] // module.num_heads
+        return (x.view(-1, module.num_heads, size) * size**-0.5).flatten(1)
+
+    model = Around(Does(heads, num_heads=4))
+    groups = trace(model, torch.randn(3, 4))
+    assert dict(groups.units) == {"first": 4}
+    small, _ = extract(model, groups, {"first": [1, 3]})
+    torch.testing.assert_close(small.between(torch.ones(1, 4)), model.between(torch.ones(1, 8))[:, :4])
+
+
+def test_both_sides_of_a_similarity_stay():
+    model = Around(Does(lambda m, x: x * functional.cosine_similarity(x, m.other(x))[:, None], other=nn.Linear(8, 8)))
+    groups = trace(model, torch.randn(3, 4))
+    assert not groups.units
+    assert "cosine_similarity over channels" in groups.fixed["between.other.weight[0]"]
+
+
+def test_equal_parts_by_a_list_of_sizes_keep_the_same_positions():
+    model = Around(Does(lambda _, x: torch.cat([k * x for k, x in enumerate(x.split([x.shape[1] // 2] * 2, 1))], 1)))
+    groups = trace(model, torch.randn(3, 4))
+    assert groups.axes["first.weight"][0].tolist() == [0, 1, 2, 3, 0, 1, 2, 3]
+    extract(model, groups, {"first": [0, 3]})
+
+
+def test_a_model_that_cannot_be_copied_is_refused():
+    model = Around(nn.ReLU())
+    model.between.computed = model.first.weight * 2
+    with pytest.raises(ConfigError, match=r"the model \(Around\) must be one that can be copied, got RuntimeError"):
+        trace(model, torch.randn(3, 4))
 
 
 class Literal(Attention):

@@ -1,6 +1,7 @@
 """Which positions of which tensors belong together: a union-find over every index of every parameter."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -79,40 +80,74 @@ class Atoms:
 
 
 class Extent(int):
-    """A size that a model read off a tensor: code that computes with it follows when the tensor shrinks.
+    """A size that a model read off a tensor: code that computes sizes with it follows when the tensor shrinks.
 
     A number that stands in the code, or in an attribute, does not follow; telling the two apart is what this is for.
+    A value that is computed from it (``x / x.shape[1]``) would be another one in a smaller model: ``escape`` hears of
+    that.
     """
 
     source: Labels | None
+    escape: "Escape | None"
 
-    def __new__(cls, value: int, source: Labels | None = None) -> "Extent":
+    def __new__(cls, value: int, source: Labels | None = None, escape: "Escape | None" = None) -> "Extent":
         found = super().__new__(cls, value)
-        found.source = source
+        found.source, found.escape = source, escape
         return found
 
-    def __floordiv__(self, other: int) -> "Extent":
-        return Extent(int(self) // int(other), self.source)
+    def escaped(self) -> None:
+        """Take note that this becomes a value; a part of it, the size of a head say, may well stay what it is."""
+        if self.escape is not None and self.source is not None and len(self.source) == int(self):
+            self.escape(self.source)
 
-    def __mul__(self, other: int) -> "Extent":
-        return Extent(int(self) * int(other), _one_source(self, other))
+    def __floordiv__(self, other: Any) -> Any:  # noqa: ANN401  as of int, and of all below
+        return self._size(super().__floordiv__(other), self.source)
+
+    def __mul__(self, other: Any) -> Any:  # noqa: ANN401
+        return self._size(super().__mul__(other), _one_source(self, other))
 
     __rmul__ = __mul__
 
-    def __add__(self, other: int) -> "Extent":
-        return Extent(int(self) + int(other))
+    def __add__(self, other: Any) -> Any:  # noqa: ANN401
+        return self._size(super().__add__(other), None)
 
     __radd__ = __add__
 
-    def __sub__(self, other: int) -> "Extent":
-        return Extent(int(self) - int(other))
+    def __sub__(self, other: Any) -> Any:  # noqa: ANN401
+        return self._size(super().__sub__(other), None)
+
+    def __float__(self) -> float:
+        self.escaped()
+        return super().__float__()
+
+    def __truediv__(self, other: Any) -> Any:  # noqa: ANN401
+        self.escaped()
+        return super().__truediv__(other)
+
+    def __rtruediv__(self, other: Any) -> Any:  # noqa: ANN401
+        self.escaped()
+        return super().__rtruediv__(other)
+
+    def __pow__(self, other: Any, modulo: Any = None) -> Any:  # noqa: ANN401
+        self.escaped()
+        return super().__pow__(other, modulo)
+
+    def _size(self, value: Any, source: Labels | None) -> Any:  # noqa: ANN401
+        if value is NotImplemented:  # the other is a float or a tensor, which goes on
+            self.escaped()
+            return value
+        return Extent(value, source, self.escape)
 
 
-def _one_source(one: int, other: int) -> Labels | None:
+Escape = Callable[[Labels], None]
+"""Hears which channels' number has become part of a value."""
+
+
+def _one_source(one: object, other: object) -> Labels | None:
     found = [source for value in (one, other) if (source := getattr(value, "source", None)) is not None]
     return found[0] if len(found) == 1 else None
 
 
-def sizes_of(shape: Sequence[int], dims: Dims) -> list[Extent]:
+def sizes_of(shape: Sequence[int], dims: Dims, escape: Escape) -> list[Extent]:
     """The sizes of a tensor as they are handed to a model's code."""
-    return [Extent(size, own if (own >= 0).any() else None) for size, own in zip(shape, dims, strict=True)]
+    return [Extent(size, own if (own >= 0).any() else None, escape) for size, own in zip(shape, dims, strict=True)]

@@ -9,8 +9,8 @@ from fedbonsai.core.channels import Groups
 from fedbonsai.core.errors import SupportError
 from fedbonsai.core.support import Support
 from fedbonsai.sparsity.channels.extract import extract
+from fedbonsai.sparsity.channels.filled import filled, tensors_of
 from fedbonsai.sparsity.channels.run import observe
-from fedbonsai.sparsity.channels.template import filled, tensors_of
 from fedbonsai.sparsity.channels.tracer import Read
 
 

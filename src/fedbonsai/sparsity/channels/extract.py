@@ -10,8 +10,9 @@ from torch import Tensor, nn
 from fedbonsai.core.channels import Groups
 from fedbonsai.core.errors import SupportError
 from fedbonsai.core.support import BLOCKS, Support
+from fedbonsai.sparsity.channels.filled import Index, filled, tensors_of
 from fedbonsai.sparsity.channels.place import take
-from fedbonsai.sparsity.channels.template import Index, filled, template, tensors_of
+from fedbonsai.sparsity.channels.template import template
 
 
 def extract(

@@ -7,7 +7,7 @@ import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from fedbonsai.sparsity.channels.atoms import Dims, plain
+from fedbonsai.sparsity.channels.atoms import Dims, Extent, plain
 from fedbonsai.sparsity.channels.names import flat, same, words
 from fedbonsai.sparsity.channels.tracer import Call, Rule, Tracer
 
@@ -46,6 +46,8 @@ REDUCED = {
     "cosine_similarity": 2,
 }
 """Operators that mix a dimension, and where they are told which."""
+DEFAULTS = {"cosine_similarity": 1, "normalize": 1}
+"""What they mix where they are told nothing; the others mix all dimensions, or may."""
 NAMED = {"gumbel_softmax": 4, "normalize": 2}
 SPATIAL = {
     **{f"{kind}{size}d": size for kind in ("max_pool", "avg_pool", "lp_pool") for size in (1, 2, 3)},
@@ -58,6 +60,9 @@ SPATIAL = {
 def pointwise(t: Tracer, call: Call) -> list[Dims]:
     """Channels that are computed with each other position by position are the same channels."""
     tensors = list(flat((call.args, call.kwargs)))
+    for one in [*call.args, *call.kwargs.values()]:
+        if isinstance(one, Extent):
+            one.escaped()
     return [align(t, tensors, one.shape, call.name) for one in flat(call.result)]
 
 
@@ -83,13 +88,14 @@ def reduced(t: Tracer, call: Call) -> list[Dims]:
     """What is mixed over channels depends on how many there are: they stay."""
     first = call.args[0]
     place = NAMED.get(call.name, REDUCED[call.name])
-    asked = call.arg(place, "dim", call.kwargs.get("axis"))
+    asked = call.arg(place, "dim", call.kwargs.get("axis", DEFAULTS.get(call.name)))
     if call.name in ("max", "min") and isinstance(asked, Tensor):
         return pointwise(t, call)
     dims = t.dims(first)
-    chosen = range(first.dim()) if asked is None or isinstance(asked, str) else numbers(asked, first.dim())
+    chosen = range(first.dim()) if asked is None or isinstance(asked, str | bool) else numbers(asked, first.dim())
     for dim in chosen:
-        t.fix(dims[dim], f"{call.name} over channels")
+        for one in flat(call.args):  # two of them for a similarity
+            t.fix(t.dims(one)[dim], f"{call.name} over channels")
     found = []
     for one in flat(call.result):
         if one.dim() == first.dim():

@@ -41,7 +41,7 @@ def observe(model: nn.Module, inputs: tuple[Tensor, ...], *, evenly: bool, probi
         ConfigError: The model does not run on the example, or something in it cannot be followed; names the layer.
     """
     record = Record(evenly, probing)
-    twin = copy.deepcopy(model)
+    twin = _copy(model)
     with torch.random.fork_rng(devices=[]), _slow_attention(), torch.no_grad():
         for training in (True, False):
             _run(twin.train(training), inputs, record)
@@ -49,6 +49,32 @@ def observe(model: nn.Module, inputs: tuple[Tensor, ...], *, evenly: bool, probi
         for labels in record.axes[name]:
             record.atoms.fix(labels, "the model does not use it on the example")
     return record
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # what a model holds beside parameters, a weight that was computed say
+        raise ConfigError(
+            f"the model ({type(model).__name__}) must be one that can be copied, got {type(error).__name__}: {error}"
+        ) from error
+
+
+def compute(model: nn.Module, inputs: tuple[Tensor, ...], record: Record, seed: int) -> None:
+    """Run ``model`` itself on ``inputs`` in evaluation mode, for what ``record`` hears.
+
+    Raises:
+        ConfigError: It does not run.
+    """
+    with torch.random.fork_rng(devices=[]), _slow_attention(), torch.no_grad():
+        torch.default_generator.manual_seed(seed)
+        _run(model.eval(), as_precise(inputs, model), record)
+
+
+def as_precise(inputs: tuple[Tensor, ...], model: nn.Module) -> tuple[Tensor, ...]:
+    """The example in the type of a model, which need not be the one of the trace."""
+    kinds = [one.dtype for one in model.parameters() if one.is_floating_point()][:1]
+    return tuple(one.to(kinds[0]) if kinds and one.is_floating_point() else one for one in inputs)
 
 
 def _run(model: nn.Module, inputs: tuple[Tensor, ...], record: Record) -> None:
@@ -87,7 +113,7 @@ def _entering(tracer: Tracer, path: str) -> Any:  # noqa: ANN401  a hook
 
 
 def _leaving(tracer: Tracer) -> Any:  # noqa: ANN401
-    return lambda *_: tracer.leave()
+    return lambda _, __, output: tracer.leave(output)
 
 
 @contextmanager

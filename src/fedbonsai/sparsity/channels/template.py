@@ -1,17 +1,16 @@
 """Modules with fewer channels: built and checked once a structure, then copied with the values of each client."""
 
-import copy
-from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fedbonsai.core.channels import Groups
 from fedbonsai.core.errors import ConfigError
-from fedbonsai.sparsity.channels.run import observe
+from fedbonsai.sparsity.channels.filled import Index, cut_by, filled, tensors_of
+from fedbonsai.sparsity.channels.living import departs
+from fedbonsai.sparsity.channels.run import as_precise, observe
 from fedbonsai.sparsity.channels.tracer import Record
 
 SIZES: tuple[tuple[type[nn.Module], dict[str, tuple[str, int]]], ...] = (
@@ -19,9 +18,6 @@ SIZES: tuple[tuple[type[nn.Module], dict[str, tuple[str, int]]], ...] = (
     (nn.Embedding, {"embedding_dim": ("weight", 1)}),
 )
 """Attributes that are sizes of a weight; those of convolutions depend on their groups."""
-
-Index = Mapping[str, tuple[Tensor | None, ...]]
-"""By tensor, the indices that are kept in every dimension; None for all of them."""
 
 
 @dataclass(frozen=True)
@@ -40,81 +36,16 @@ def template(model: nn.Module, groups: Groups, index: Index, counts: tuple[int, 
     """
     known: Template | None = groups.cache.get(counts)
     if known is None:
-        values = {name: _cut(one, index.get(name, ())) for name, one in tensors_of(model).items()}
+        values = {name: cut_by(one, index.get(name, ())) for name, one in tensors_of(model).items()}
         small = filled(model, values)
         _set_attributes(small, groups, index)
         if counts != tuple(groups.units.values()):
             _check(small, groups, index, counts)
+            _compare(model, small, groups, index, counts)
         empty = filled(small, {name: torch.empty_like(one, device="meta") for name, one in tensors_of(small).items()})
         known = Template(empty, tensors_of(empty))
         groups.cache[counts] = known
     return known
-
-
-def tensors_of(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and buffers by name, shared ones once."""
-    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
-
-
-def _cut(one: Tensor, index: tuple[Tensor | None, ...]) -> Tensor:
-    found = one.detach()
-    for dim, kept in enumerate(index):
-        found = found if kept is None else found.index_select(dim, kept)
-    return found.clone()
-
-
-def filled(model: nn.Module, values: Mapping[str, Tensor], own: Mapping[str, Tensor] | None = None) -> nn.Module:
-    """A copy of ``model`` whose parameters and buffers are ``values``, not copied; ties stay ties.
-
-    Args:
-        model: What is copied.
-        values: By name, as parameters where they are to be trained as these are.
-        own: The tensors of ``model`` by name, where they are at hand.
-    """
-    memo: dict[int, Any] = {}
-    for name, one in (tensors_of(model) if own is None else own).items():
-        value = values[name]
-        if isinstance(one, nn.Parameter) and not isinstance(value, nn.Parameter):
-            value = nn.Parameter(value, one.requires_grad)
-        memo[id(one)] = value
-    return _copied(model, memo)
-
-
-def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """``copy.deepcopy`` of a module, several times quicker as most of what a module holds needs no copy."""
-    if id(module) in memo:
-        known: nn.Module = memo[id(module)]
-        return known
-    if hasattr(type(module), "__deepcopy__") or isinstance(module, nn.RNNBase | torch.jit.ScriptModule):
-        return copy.deepcopy(module, memo)
-    found: nn.Module = object.__new__(type(module))
-    memo[id(module)] = found
-    own = vars(found)
-    for name, value in vars(module).items():
-        if type(value) in _VALUES:
-            own[name] = value
-        elif name in _TABLES:
-            own[name] = {key: _entry(one, memo) for key, one in value.items()}
-        else:
-            own[name] = _part(value, memo)
-    return found
-
-
-def _entry(one: Any, memo: dict[int, Any]) -> Any:  # noqa: ANN401
-    return _copied(one, memo) if isinstance(one, nn.Module) else memo.get(id(one))
-
-
-def _part(value: Any, memo: dict[int, Any]) -> Any:  # noqa: ANN401
-    kind = type(value)
-    if kind is dict or kind is OrderedDict:
-        return kind() if not value else copy.deepcopy(value, memo)
-    if kind in (tuple, set, list) and all(type(one) in _VALUES for one in value):
-        return kind(value)
-    return copy.deepcopy(value, memo)
-
-
-_VALUES = frozenset((type(None), int, float, bool, str, torch.Size))
-_TABLES = frozenset(("_modules", "_parameters", "_buffers"))
 
 
 def _set_attributes(small: nn.Module, groups: Groups, index: Index) -> None:
@@ -173,7 +104,7 @@ def _check(small: nn.Module, groups: Groups, index: Index, counts: tuple[int, ..
     """
     hint = "a number of channels or heads that its code writes out cannot follow; make it an attribute or read a shape"
     try:
-        record = observe(small, _as_precise(groups.inputs, small), evenly=groups.evenly)
+        record = observe(small, as_precise(groups.inputs, small), evenly=groups.evenly)
     except ConfigError as error:
         raise ConfigError(f"with {_said(groups, counts)} the model no longer runs: {error}; {hint}") from error
     if record.shapes != list(groups.outputs):
@@ -185,10 +116,16 @@ def _check(small: nn.Module, groups: Groups, index: Index, counts: tuple[int, ..
         raise ConfigError(f"with {_said(groups, counts)} layer {wrong!r} mixes channels that it kept apart; {hint}")
 
 
-def _as_precise(inputs: tuple[Tensor, ...], model: nn.Module) -> tuple[Tensor, ...]:
-    """The example in the type of a model, which need not be the one of the trace."""
-    kinds = [one.dtype for one in model.parameters() if one.is_floating_point()][:1]
-    return tuple(one.to(kinds[0]) if kinds and one.is_floating_point() else one for one in inputs)
+def _compare(model: nn.Module, small: nn.Module, groups: Groups, index: Index, counts: tuple[int, ...]) -> None:
+    """A number of channels that follows may be used for more than a size, which only numbers show."""
+    wrong = departs(model, small, groups, index)
+    if wrong is not None:
+        place = f"layer {wrong!r}" if wrong else "the model"
+        raise ConfigError(
+            f"with {_said(groups, counts)} {place} must compute what it does in the whole model with all else at zero, "
+            "got something else: a number of channels seems to be part of a value or a condition; keep that number in "
+            "an attribute of its own, or prune this model by masks instead"
+        )
 
 
 def _said(groups: Groups, counts: tuple[int, ...]) -> str:

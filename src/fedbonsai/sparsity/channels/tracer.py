@@ -64,6 +64,12 @@ class Record:
     attributes: dict[tuple[str, str, int | None], Labels] = field(default_factory=dict)
     spanned: list[Labels] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    instead: Mapping[str, "Instead"] = field(default_factory=dict)
+    hear: "Callable[[Tracer, object], None] | None" = None
+
+
+Instead = Callable[["Tracer", Call], Tensor]
+"""What is computed in place of an operator."""
 
 
 class Tracer(TorchFunctionMode):
@@ -88,8 +94,10 @@ class Tracer(TorchFunctionMode):
         """A module begins its forward pass."""
         self._stack.append((path, module))
 
-    def leave(self) -> None:
+    def leave(self, output: object) -> None:
         """The module that began last is done."""
+        if self.record.hear is not None:
+            self.record.hear(self, output)
         self._stack.pop()
 
     @property
@@ -160,6 +168,10 @@ class Tracer(TorchFunctionMode):
         """Let channels stay, because of what happens here."""
         self.atoms.fix(labels, f"{self.place}: {why}")
 
+    def count(self, labels: Labels) -> None:
+        """Let channels stay whose number is part of a value."""
+        self.fix(labels, "a value is computed from the number of channels")
+
     def mark(self, tensor: Tensor | None, dim: int, role: str) -> None:
         """Say what a dimension of a parameter is for: ``out`` makes channels, ``in`` reads them, ``own`` does both."""
         if tensor is not None and id(tensor) in self.names:
@@ -204,7 +216,10 @@ class Tracer(TorchFunctionMode):
                 f"{name} makes what is computed depend on values; channels can only be followed through a model that "
                 "does the same for every input: replace it by torch.where or a multiplication"
             )
-        result = _batch_norm(*args, **kwargs) if name == "batch_norm" else func(*args, **kwargs)
+        if name in self.record.instead:
+            result = self.record.instead[name](self, Call(name, func, tuple(args), kwargs, None))
+        else:
+            result = _batch_norm(*args, **kwargs) if name == "batch_norm" else func(*args, **kwargs)
         if name in ("shape", "size"):
             return self._sizes(args[0], result)
         if name == "setitem":
@@ -215,7 +230,7 @@ class Tracer(TorchFunctionMode):
         return result
 
     def _sizes(self, tensor: Tensor, result: Any) -> Any:  # noqa: ANN401
-        sizes = sizes_of(tensor.shape, self.dims(tensor))
+        sizes = sizes_of(tensor.shape, self.dims(tensor), self.count)
         if isinstance(result, torch.Size):
             return torch.Size(sizes)
         return next((one for one, own in zip(sizes, self.dims(tensor), strict=True) if one == result), result)
