@@ -99,8 +99,8 @@ class Flash:
         if total.stage != "train":
             # Numbers from outside may be anything.
             most = {name: float(total.clients * math.prod(shape)) for name, shape in _shapes(layout).items()}
-            kept = {name: min(max(total.numbers[f"kept/{name}"], 0.0), one) for name, one in most.items()}
-            counts = self._spread(layout, kept)
+            shares = {name: min(max(total.numbers[f"kept/{name}"], 0.0), one) for name, one in most.items()}
+            counts = self._spread(layout, shares)
             after = state.moved(state.weights, _drawn(state.setting, "mask", counts))
             return replace(after, memory=Memory(numbers={"hunted": True}))
         mean = average(total, state.weights, Kernel("weights", self.denominator, "zero"))
