@@ -6,6 +6,7 @@ import pytest
 from contract.federation import examples, make_bench, net
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from fedbonsai.core.errors import ConfigError
 from fedbonsai.core.state import Setting
@@ -98,6 +99,24 @@ def test_a_limit_is_met_by_the_largest_model_that_fits():
     # The client with the most examples has 30, a fifth of them for validation.
     assert cost.work == 24 * cost.flops
     assert largest_width(bench, Limits(seconds=2.0, gflops=cost.work / 1.99e9)) == 0.5
+
+
+def test_a_limit_is_met_by_the_largest_model_of_layers_that_shrink_at_other_widths():
+    # 6 -> a -> b -> 3 of 20 and 8: by width .32 they keep 6 and 3, which no multiple of 1/20 does.
+    bench = make_bench(lambda: nn.Sequential(nn.Linear(6, 20), nn.ReLU(), nn.Linear(20, 8), nn.ReLU(), nn.Linear(8, 3)))
+    counts = {tuple(max(1, round(step / 5000 * units)) for units in (20, 8)) for step in range(1, 5001)}
+    sizes = sorted(7 * a + (a + 1) * b + (b + 1) * 3 for a, b in counts)
+    assert sizes[0] == 15
+    for limit in range(15, sizes[-1] + 1, 31):
+        width = largest_width(bench, Limits(parameters=limit))
+        found = bench.smaller(grids_by_width(bench.channels, width)).layout.count()
+        assert found == max(size for size in sizes if size <= limit)
+
+
+def test_the_smallest_model_of_a_wide_layer_has_one_unit():
+    bench = make_bench(lambda: nn.Sequential(nn.Linear(6, 1000), nn.ReLU(), nn.Linear(1000, 3)))
+    assert largest_width(bench, Limits(parameters=13)) == 1 / 1000
+    assert largest_width(bench, Limits(parameters=7779)) == pytest.approx(777 / 1000)
 
 
 def test_memory_is_that_of_weights_optimizer_and_what_autograd_keeps():

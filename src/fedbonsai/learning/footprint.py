@@ -1,7 +1,8 @@
 """What a model costs a device, and the largest smaller model that a device can bear."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -10,9 +11,6 @@ from fedbonsai.core.errors import ConfigError
 from fedbonsai.core.seeds import seeded
 from fedbonsai.learning.bench import Bench
 from fedbonsai.sparsity.channels import grids_by_width
-
-WIDTHS = 256
-"""Widths that are tried at most; a layer of more units is cut in steps of several."""
 
 
 @dataclass(frozen=True)
@@ -114,23 +112,39 @@ def largest_width(bench: Bench, limits: Limits) -> float:
     if limits.seconds and bench.work.steps is None and bench.task.elsewhere:
         raise ConfigError("seconds need the clients' numbers of examples, which are on the devices; set steps or flops")
     groups = bench.channels
-    steps = min(max(groups.units.values(), default=1), WIDTHS)
+    widths = _widths(groups.units.values())
 
-    def too_much(step: int) -> str:
-        return limits.broken(footprint(bench.smaller(grids_by_width(groups, step / steps))))
+    def too_much(place: int) -> str:
+        return limits.broken(footprint(bench.smaller(grids_by_width(groups, widths[place]))))
 
-    smallest = too_much(1)
+    smallest = too_much(0)
     if smallest:
         raise ConfigError(
-            f"a device must bear the smallest model, of width {1 / steps:.4g}, got a limit of {smallest}; "
+            f"a device must bear the smallest model, of width {widths[0]:.4g}, got a limit of {smallest}; "
             f"layers: {', '.join(list(groups.units)[:5])}"
         )
-    return _last(lambda step: not too_much(step), steps) / steps
+    return widths[_last(lambda place: not too_much(place), len(widths) - 1)]
+
+
+def _widths(units: Iterable[int]) -> list[float]:
+    """One width of each model that can be cut by a width, increasing.
+
+    Examples:
+        >>> _widths([4])
+        [0.25, 0.5, 0.75, 1.0]
+        >>> [[max(1, round(width * size)) for size in (4, 3)] for width in _widths([4, 3])]
+        [[1, 1], [2, 1], [2, 2], [3, 2], [3, 3], [4, 3]]
+    """
+    sizes = set(units)
+    # Where a group gets one unit more; between two such places all models are the same.
+    steps = sorted({(kept + 0.5) / size for size in sizes for kept in range(1, size)})
+    between = [(one + two) / 2 for one, two in pairwise(steps)]
+    return [1 / max(sizes), *between, 1.0] if steps else [1.0]
 
 
 def _last(fits: Callable[[int], bool], steps: int) -> int:
-    """The largest of 1 to ``steps`` that fits; all below it do, and 1 is known to."""
-    low, high = 1, steps + 1
+    """The largest of 0 to ``steps`` that fits; all below it do, and 0 is known to."""
+    low, high = 0, steps + 1
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
