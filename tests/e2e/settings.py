@@ -34,6 +34,7 @@ TABLE: dict[str, tuple[Any, Settings]] = {
     "batch_norm": ("static", BATCH_NORM),
     "evaluate_every": (2, {"rounds": 2}),
     "kernel": ("stack", {}),
+    "device": ("cpu", {}),
     "engine": ("processes", {}),
     "workers": (3, {"engine": "processes"}),
     "client_timeout": (60.0, {}),
@@ -48,7 +49,9 @@ TABLE: dict[str, tuple[Any, Settings]] = {
 }
 """Settings of experiments whose ranges do not say all: a value that differs from `BASE`, and what it is given with."""
 
-WITHOUT_EFFECT = frozenset(("engine", "workers", "client_timeout", "window_mb", "max_examples", "min_clients"))
+WITHOUT_EFFECT = frozenset(
+    ("engine", "device", "workers", "client_timeout", "window_mb", "max_examples", "min_clients")
+)
 """Settings that change nothing of what comes out of a run in which nothing goes wrong."""
 
 BESIDE: dict[tuple[str, str], Settings] = {

@@ -37,6 +37,7 @@ Clients = Annotated[int | None, typer.Option(help="Number of clients.")]
 Cohort = Annotated[int | None, typer.Option(help="Clients in one round.")]
 Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 Engine = Annotated[str | None, typer.Option(help="auto, local, processes or ray; all give equal bits.")]
+Device = Annotated[str | None, typer.Option(help="Where training is computed: cpu by default, cuda, cuda:1.")]
 DataDir = Annotated[Path | None, typer.Option(help="Where data sets are; otherwise FEDBONSAI_DATA.")]
 Out = Annotated[Path | None, typer.Option(help="Directory for the results; runs/NAME by default.")]
 
@@ -66,6 +67,7 @@ def run(
     cohort: Cohort = None,
     seed: Seed = None,
     engine: Engine = None,
+    device: Device = None,
     data_dir: DataDir = None,
     out: Out = None,
     settings: Set = None,
@@ -80,7 +82,8 @@ def run(
     """Train with one method. Finds its checkpoint in --out and goes on from it."""
     from fedbonsai.cli import commands
 
-    given = {"method": method, "rounds": rounds, "clients": clients, "cohort": cohort, "seed": seed, "engine": engine}
+    given = {"method": method, "rounds": rounds, "clients": clients, "cohort": cohort, "seed": seed}
+    given |= {"engine": engine, "device": device}
     if explain:
         commands.explain(experiment, given, settings or [], data_dir)
     else:
@@ -93,6 +96,7 @@ def tune(
     method: Annotated[str | None, typer.Option(help="One of `fedbonsai methods`; fedavg by default.")] = None,
     clients: Clients = None,
     cohort: Cohort = None,
+    device: Device = None,
     data_dir: DataDir = None,
     out: Annotated[
         Path | None, typer.Option(help="Experiment file to write; by default FILE.toml itself, or DATASET.toml.")
@@ -103,7 +107,7 @@ def tune(
     """Time the engines and kernels that can compute an experiment, and write the quickest into its file."""
     from fedbonsai.cli.commands import tune_file
 
-    given = {"method": method, "clients": clients, "cohort": cohort}
+    given = {"method": method, "clients": clients, "cohort": cohort, "device": device}
     tune_file(experiment, given, settings or [], data_dir, out, rounds)
 
 
@@ -119,6 +123,7 @@ def compare(
     cohort: Cohort = None,
     seed: Seed = None,
     engine: Engine = None,
+    device: Device = None,
     data_dir: DataDir = None,
     out: Out = None,
     settings: Set = None,
@@ -126,7 +131,7 @@ def compare(
     """Train with several methods on the same data, seeds and cohorts; print one table and write one report."""
     from fedbonsai.cli.commands import run_several
 
-    given = {"rounds": rounds, "clients": clients, "cohort": cohort, "seed": seed, "engine": engine}
+    given = {"rounds": rounds, "clients": clients, "cohort": cohort, "seed": seed, "engine": engine, "device": device}
     run_several(experiment, methods.split(","), densities, given, settings or [], data_dir, out)
 
 
@@ -164,6 +169,7 @@ def worker(
         Path | None, typer.Option("--app", metavar="FILE.py", help="Has task() and data(client), for data of your own.")
     ] = None,
     data_dir: DataDir = None,
+    device: Device = None,
     supervised: Annotated[  # noqa: FBT002 - a flag
         bool, typer.Option("--supervised", help="Somebody starts it again when it ends, so that the relay need not.")
     ] = False,
@@ -171,7 +177,8 @@ def worker(
     """Be the worker of a device: hold model, data and memory, and do what Flower's relay brings."""
     from fedbonsai.cli.commands import work
 
-    work(directory, experiment, clients, app_file, data_dir, supervised=supervised)
+    given = {"app": app_file, "data_dir": data_dir, "device": device}
+    work(directory, experiment, clients, given, supervised=supervised)
 
 
 @app.command()

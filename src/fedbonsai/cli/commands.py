@@ -98,9 +98,7 @@ def resume_directory(directory: Path, data_dir: Path | None) -> None:
     _compare([Entry(one.name, make_experiment(read_toml(one / EXPERIMENT), {})) for one in runs], data_dir, directory)
 
 
-def work(
-    directory: Path, experiment: Path, clients: str, app: Path | None, data_dir: Path | None, *, supervised: bool
-) -> None:
+def work(directory: Path, experiment: Path, clients: str, given: Mapping[str, Any], *, supervised: bool) -> None:
     """``fedbonsai worker``."""
     from fedbonsai.flower.worker import Duty, serve
 
@@ -111,9 +109,11 @@ def work(
     _heed_interrupts()
     arguments = ["-m", "fedbonsai", "worker", str(directory.resolve()), "--experiment", str(experiment.resolve())]
     arguments += ["--clients", clients]
-    arguments += [] if app is None else ["--app", str(app.resolve())]
-    arguments += [] if data_dir is None else ["--data-dir", str(data_dir.resolve())]
-    serve(directory, Duty(experiment, numbers, app, data_dir), None if supervised else arguments)
+    for name, value in given.items():
+        if value is not None:
+            said = value.resolve() if isinstance(value, Path) else value
+            arguments += [f"--{name.replace('_', '-')}", str(said)]
+    serve(directory, Duty(experiment, numbers, **given), None if supervised else arguments)
 
 
 def _run(experiment: Experiment, data_dir: Path | None, out: Path, *, profile: bool = False) -> None:

@@ -27,13 +27,18 @@ def generator(seed: int, purpose: str, round_: int = 0, client: int = 0) -> torc
 
 @contextmanager
 def seeded(seed: int, purpose: str, round_: int = 0, client: int = 0) -> Iterator[None]:
-    """Seed torch's global generator inside the block and put the caller's state back after it.
+    """Seed torch's global generators inside the block and put the caller's states back after it.
 
-    Modules draw from the global generator (initial weights, dropout) and cannot be told otherwise.
+    Modules draw from the global generator (initial weights, dropout) and cannot be told otherwise; on a GPU from its.
     """
-    before = torch.random.get_rng_state()
-    torch.default_generator.manual_seed(seed_of(seed, purpose, round_, client))
+    before, number = torch.random.get_rng_state(), seed_of(seed, purpose, round_, client)
+    elsewhere = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    torch.default_generator.manual_seed(number)
+    if elsewhere:
+        torch.cuda.manual_seed_all(number)
     try:
         yield
     finally:
         torch.random.set_rng_state(before)
+        if elsewhere:
+            torch.cuda.set_rng_state_all(elsewhere)

@@ -7,6 +7,7 @@ from fedbonsai.core.seeds import seeded
 from fedbonsai.experiment.build import make_work
 from fedbonsai.experiment.config import Experiment
 from fedbonsai.learning.bench import Bench
+from fedbonsai.learning.device import CPU, device_of
 from fedbonsai.learning.kernels import choose_kernel
 from fedbonsai.learning.machine import available_cores
 from fedbonsai.learning.task import PreparedTask
@@ -32,9 +33,10 @@ def make_bench(experiment: Experiment, task: PreparedTask) -> Bench:
     """The model and data of an experiment, with the kernel that trains them.
 
     Raises:
-        ConfigError: The kernel that the experiment names cannot train this model.
+        ConfigError: The kernel that the experiment names cannot train this model, or its device is not here.
     """
-    bench = Bench(task, make_work(experiment), experiment.seed)
+    device = device_of(experiment.device or "cpu")
+    bench = Bench(task, make_work(experiment), experiment.seed, device=device)
     bench.kernel = kernel_of(experiment, bench).name
     _ = bench.batched  # refuses here what it cannot train, not on every client
     return bench
@@ -57,8 +59,10 @@ def engine_of(experiment: Experiment, bench: Bench) -> Choice:
     """What ``engine=auto`` stands for; engines give equal bits, so the machine may have its say."""
     if experiment.engine != "auto":
         return Choice(experiment.engine, "set by the experiment")
-    if bench.batched is not None:
-        return Choice("local", f"kernel {bench.kernel} trains the clients of a round together, in one process")
+    together = f"kernel {bench.kernel} trains the clients of a round together" if bench.batched else ""
+    alone = together or (f"training is on {bench.device}" if bench.device != CPU else "")
+    if alone:
+        return Choice("local", f"{alone}, in one process")
     cores, cohort, step = experiment.workers or available_cores(), experiment.cohort or 1, _step(bench)
     several = f"{step:.2g} FLOPs a step, {cores} cores, cohort {cohort}"
     if hasattr(os, "fork") and os.uname().sysname == "Linux" and min(cores, cohort) > 1 and step >= WORTH_A_PROCESS:

@@ -34,6 +34,7 @@ from fedbonsai.federated.method import Method
 from fedbonsai.federated.run import JUDGES, Observer, Run, Schedule
 from fedbonsai.federated.submodels import only_grids
 from fedbonsai.learning.bench import Bench, channels_of
+from fedbonsai.learning.device import exactly
 from fedbonsai.learning.task import PreparedTask, Task
 from fedbonsai.report.html import write_report
 from fedbonsai.report.profile import Profile
@@ -130,7 +131,7 @@ def execute(job: Job, out: Path | None = None, observer: Observer | None = None)
     experiment = job.experiment
     held_out = check_personal(job.method, experiment)
     prepared = job.task.prepared(experiment.validation, experiment.seed, held_out)
-    with claimed(out, experiment), telling(out) as tell, one_thread():
+    with claimed(out, experiment), telling(out) as tell, one_thread(), exactly(experiment.device):
         bench = make_bench(experiment, prepared)
         name = engine_of(experiment, bench).name
         engine = job.engine(bench, tell) if job.engine else make_engine(name, experiment, job.method, bench)

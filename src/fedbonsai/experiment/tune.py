@@ -18,6 +18,7 @@ from fedbonsai.experiment.config import Experiment
 from fedbonsai.experiment.execute import Job, make_run, one_thread
 from fedbonsai.federated.round import run_round
 from fedbonsai.federated.run import Run
+from fedbonsai.learning.device import exactly
 from fedbonsai.learning.kernels import KERNELS
 from fedbonsai.learning.task import PreparedTask
 
@@ -62,7 +63,7 @@ def tune(job: Job, rounds: int = 3, tell: Callable[[str], None] = lambda _: None
     held_out = check_personal(job.method, job.experiment)
     prepared = job.task.prepared(job.experiment.validation, job.experiment.seed, held_out)
     found: list[Candidate] = []
-    with one_thread(), ExitStack() as stack:
+    with one_thread(), exactly(job.experiment.device), ExitStack() as stack:
         runs: dict[tuple[str, str], tuple[Run, State]] = {}
         for engine, kernel in (*(("local", one) for one in KERNELS), ("processes", "loop")):
             try:

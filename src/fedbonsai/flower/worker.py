@@ -28,6 +28,7 @@ from fedbonsai.federated.client import AFTER, Client, Coding
 from fedbonsai.federated.memories import memory_from_bytes, memory_to_bytes
 from fedbonsai.federated.traffic import message_limits
 from fedbonsai.flower.pipe import HELLO, TASK, Home, listening, write_private
+from fedbonsai.learning.device import exactly
 from fedbonsai.learning.task import Data, Task
 
 logger = logging.getLogger(__name__)
@@ -45,12 +46,14 @@ class Duty:
         clients: The clients whose data are on this device.
         app: Python file with ``task()`` and ``data(client)``, for an experiment with a task of its own.
         data_dir: Where data sets are.
+        device: Where this worker trains, in place of where the experiment says.
     """
 
     experiment: Path
     clients: tuple[int, ...]
     app: Path | None = None
     data_dir: Path | None = None
+    device: str | None = None
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ def make_worker(home: Path, duty: Duty) -> Worker:
     strange = [one for one in duty.clients if one >= len(prepared.splits)]
     if strange or not duty.clients:
         raise ConfigError(f"clients must be some of 0 to {len(prepared.splits) - 1}, got {strange or 'none'}")
-    bench = make_bench(experiment, prepared)
+    bench = make_bench(replace(experiment, device=duty.device or experiment.device), prepared)
     client = Client(method, bench, experiment.batch_norm, Coding(experiment.uplink, experiment.error_feedback))
     greeting = Greeting.of(experiment.digest, bench.layout, duty.clients)
     return Worker(client, duty.clients, greeting, Shelf(home / "memories" / experiment.digest))
@@ -209,7 +212,8 @@ def serve(home: Path, duty: Duty, arguments: list[str] | None) -> None:
         signal.signal(signal.SIGTERM, _leave)
         torch.set_num_threads(1)
         logger.info("worker of clients %s is ready in %s", ", ".join(map(str, sorted(duty.clients))), home)
-        attend(listener, worker)
+        with exactly(str(worker.client.bench.device)):
+            attend(listener, worker)
 
 
 def attend(listener: Listener, worker: Worker) -> None:

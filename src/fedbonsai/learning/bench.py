@@ -1,6 +1,7 @@
 """One module and its flat buffers, set up once a process and used for every client in turn."""
 
-from collections.abc import Iterator, Mapping
+import copy
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -15,6 +16,7 @@ from fedbonsai.core.layout import Layout
 from fedbonsai.core.seeds import seeded
 from fedbonsai.core.state import Tensors
 from fedbonsai.core.support import Support
+from fedbonsai.learning.device import CPU
 from fedbonsai.learning.flops import Cost, count
 from fedbonsai.learning.kernels import Gradients, make_gradients
 from fedbonsai.learning.layout import layout_of
@@ -51,8 +53,14 @@ def channels_of(task: PreparedTask, module: nn.Module) -> Groups:
     Raises:
         ConfigError: The model cannot be traced; the message names the layer.
     """
-    inputs, _ = task.pool.batch(torch.arange(min(2, len(task.pool))))
+    inputs, _ = first_examples(task.pool)
     return trace(module, inputs, group_norm="even")
+
+
+def first_examples(pool: Pool, most: int = 2) -> tuple[Tensor, Tensor]:
+    """The first few examples on the CPU, for what looks at the structure of a model."""
+    inputs, targets = pool.batch(torch.arange(min(most, len(pool))))
+    return inputs.cpu(), targets.cpu()
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +94,7 @@ class Bench:
         cost: FLOPs of one example, counted on a real batch.
         places: Where the tensors of a smaller module sit in those of the whole one.
         kernel: How training is computed; see `kernels`.
+        device: Where module and data are. What is loaded and what is given back is on the CPU.
     """
 
     task: PreparedTask
@@ -96,20 +105,25 @@ class Bench:
     cost: Cost = field(init=False)
     places: Mapping[str, Support] = field(default_factory=dict)
     kernel: str = "loop"
+    device: torch.device = CPU
 
     def __post_init__(self) -> None:
         keep_freed_memory()
         with seeded(self.seed, "model"):
             self.module: nn.Module = self.task.model()
         self.layout = layout_of(self.module)
+        odd = [name for name, one in self.module.named_parameters() if one.dtype != torch.float32]
+        if odd or not any(True for _ in self.module.parameters()):
+            raise ConfigError(f"a model needs parameters, all of them float32, got {odd or 'none'}")
+        self.cost = self._count_flops()  # on the CPU: what is counted is the same wherever it is computed
+        # What looks at layers and not at weights does so on the CPU.
+        self.structure = self.module if self.device == CPU else copy.deepcopy(self.module)
+        self.module, self.task = self.module.to(self.device), self.task.on(self.device)
         self._buffers = {
             name: one for name, one in self.module.named_buffers() if any(s.name == name for s in self.layout.slots)
         }
         self._counters = [(one, one.clone()) for name, one in self.module.named_buffers() if name not in self._buffers]
         parameters = dict(self.module.named_parameters())
-        odd = [name for name, one in parameters.items() if one.dtype != torch.float32]
-        if odd or not parameters:
-            raise ConfigError(f"a model needs parameters, all of them float32, got {odd or 'none'}")
         self.flat = torch.cat([one.detach().reshape(-1) for one in parameters.values()])
         self._views = self.views(self.flat)
         for name, one in parameters.items():
@@ -121,7 +135,6 @@ class Bench:
         self._initial: Tensors = self.weights()
         self._smaller: dict[tuple[int, ...], Bench] = {}
         self._cuts: dict[tuple[tuple[str, bytes], ...], _Cut] = {}
-        self.cost = self._count_flops()
 
     @cached_property
     def live(self) -> Live:
@@ -132,7 +145,7 @@ class Bench:
     @cached_property
     def optimizer(self) -> Optimizer:
         """Of the local training; what it remembers is as large as the model, or twice that."""
-        return make_optimizer(self.work, self.flat.numel())
+        return make_optimizer(self.work, self.flat)
 
     @cached_property
     def batched(self) -> Gradients | None:
@@ -155,7 +168,7 @@ class Bench:
     def channels(self) -> Groups:
         """The channels of the model; see `channels_of`."""
         with seeded(self.seed, "channels"):
-            return channels_of(self.task, self.module)
+            return channels_of(self.task, self.structure)
 
     def smaller(self, supports: Mapping[str, Support]) -> "Bench":
         """A bench whose module is physically smaller: of the units that ``supports`` keep, at its initial values.
@@ -179,9 +192,9 @@ class Bench:
             return self
         found = self._smaller.pop(cut.counts, None)
         if found is None:
-            module, _ = extract(self.module, self.channels, kept_units(self.channels, supports))
+            module, _ = extract(self.structure, self.channels, kept_units(self.channels, supports))
             task = replace(self.task, model=lambda: module)
-            found = Bench(task, self.work, self.seed, meter=self.meter, kernel=self.kernel)
+            found = Bench(task, self.work, self.seed, meter=self.meter, kernel=self.kernel, device=self.device)
             found.kernel = found.able()
         self._smaller[cut.counts] = found  # the last one to go
         _forget(self._smaller)
@@ -215,11 +228,11 @@ class Bench:
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of every tensor of the model: parameters as views of one new vector, then buffers."""
-        return {**self.views(self.flat.clone()), **self.buffers()}
+        return {**self.views(self.flat.to(CPU, copy=True)), **self.buffers()}
 
     def buffers(self) -> dict[str, Tensor]:
         """A copy of the statistics that belong to the model."""
-        return {name: one.detach().clone() for name, one in self._buffers.items()}
+        return {name: one.detach().to(CPU, copy=True) for name, one in self._buffers.items()}
 
     def load(self, weights: Tensors) -> None:
         """Copy weights into the module; a tensor that is not named takes its initial value."""
@@ -232,11 +245,17 @@ class Bench:
         """One float per parameter, 1 = present; None when all of them are."""
         if not supports:
             return None
-        mask = torch.ones_like(self.flat)
+        mask = torch.ones(self.flat.shape)
         for name, view in self.views(mask).items():
             if name in supports:
                 view.copy_(supports[name].indicator())
-        return mask
+        return mask.to(self.device)
+
+    def near(self, batches: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Positions of the examples of every step where the data are, brought there at once."""
+        if self.device == CPU:
+            return batches
+        return torch.split(torch.cat(list(batches)).to(self.device), [*map(len, batches)])
 
     def step(self, positions: Tensor, *, lr: float, mask: Tensor | None, objective: Objective) -> Tensor:
         """Make one optimizer step on a batch and return its loss, without waiting for its value."""
@@ -266,7 +285,7 @@ class Bench:
             self._backward(positions, Objective())
             total.add_(self.flat_gradient, alpha=len(positions))
             examples += len(positions)
-        return self.views(total.div_(max(examples, 1)))
+        return self.views(total.div_(max(examples, 1)).to(CPU))
 
     def output(self, batch: Batch, tensors: Tensors | None = None) -> Tensor:
         """What the module gives for a batch that is trained on; charged for the way there and back.
@@ -289,8 +308,10 @@ class Bench:
         Args:
             pool: The examples.
             positions: Which of them; None takes all.
-            threads: Batches that are judged side by side. Their sums are added in order: equal bits for any number.
+            threads: Batches that are judged side by side on the CPU. Their sums are added in order: equal bits for any
+                number.
         """
+        threads = threads if self.device == CPU else 1
         positions = torch.arange(len(pool)) if positions is None else positions
         chunks = torch.split(positions, EVALUATION_BATCH) if len(positions) else ()
         self.module.eval()
@@ -304,16 +325,17 @@ class Bench:
             self.module.train()
         examples = len(positions)
         self.meter.flops += self.cost.forward * examples
-        loss, metric = (sum(sums) for sums in zip(*found, strict=True)) if found else (0.0, 0.0)
+        # Read all at once, so that an accelerator is not waited for after every batch.
+        loss, metric = map(sum, torch.stack(found, 1).tolist()) if found else (0.0, 0.0)
         return Evaluation(loss / max(examples, 1), metric / max(examples, 1), examples)
 
-    def _judge(self, pool: Pool, chunk: Tensor) -> tuple[float, float]:
-        """Sums of loss and metric over one batch."""
+    def _judge(self, pool: Pool, chunk: Tensor) -> Tensor:
+        """Sums of loss and metric over one batch, where they were computed."""
         with torch.inference_mode():
             inputs, targets = pool.batch(chunk)
             outputs = self.module(inputs)
             loss = self.task.loss.function(outputs, targets).double() * len(chunk)
-            return float(loss), float(self.task.loss.per_example(outputs, targets).double().sum())
+            return torch.stack([loss, self.task.loss.per_example(outputs, targets).double().sum()])
 
     def estimate_statistics(self, positions: Tensor) -> dict[str, Tensor]:
         """Batch-norm statistics of the loaded weights: the average over batches of ``positions``, no momentum."""
@@ -350,12 +372,11 @@ class Bench:
         return batch.loss(self.output(batch, effective), batch.targets)
 
     def _count_flops(self) -> Cost:
-        examples = min(2, len(self.task.pool))
-        inputs, targets = self.task.pool.batch(torch.arange(examples))
+        inputs, targets = first_examples(self.task.pool)
         self.module.eval()
         try:
             with seeded(self.seed, "flops"):
-                cost = count(lambda: self.task.loss.function(self.module(inputs), targets), examples)
+                cost = count(lambda: self.task.loss.function(self.module(inputs), targets), len(targets))
         except (RuntimeError, IndexError, TypeError, ValueError) as error:
             raise ConfigError(f"model, loss and data must fit each other, on the first examples: {error}") from error
         self.module.train()

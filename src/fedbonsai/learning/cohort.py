@@ -106,7 +106,7 @@ class _Rows:
         """Lay clients out."""
         bench, rows = own[0].bench, max(2, len(own))
         parameters, steps, batch = bench.flat.numel(), len(own[0].batches), bench.work.batch_size
-        flat, gradient = torch.zeros(2, rows, -(-parameters // ROW) * ROW)
+        flat, gradient = torch.zeros(2, rows, -(-parameters // ROW) * ROW, device=bench.device)
         masks = None if all(one.mask is None for one in own) else torch.ones_like(flat)
         positions, shares = torch.zeros(rows, steps, batch, dtype=torch.int64), torch.zeros(rows, steps, batch)
         for row, one in enumerate(own):
@@ -116,14 +116,14 @@ class _Rows:
             for step, chosen in enumerate(one.batches):
                 positions[row, step, : len(chosen)] = chosen
                 shares[row, step, : len(chosen)] = 1 / len(chosen)
-        return _Rows(own, flat, gradient, masks, positions, shares)
+        return _Rows(own, flat, gradient, masks, positions.to(bench.device), shares.to(bench.device))
 
     def trained(self) -> list[Trained]:
         """Make all steps of all clients."""
         work, parameters = self.own[0].bench.work, self.own[0].bench.flat.numel()
-        optimizer = make_optimizer(work, *self.flat.shape)
+        optimizer = make_optimizer(work, self.flat)
         lives = [self._live(row) if one.objective.acts else None for row, one in enumerate(self.own)]
-        losses = torch.zeros(len(self.flat))
+        losses = torch.zeros(len(self.flat), device=self.flat.device)
         for step in range(self.shares.shape[1]):
             active = sum(len(one.batches) > step for one in self.own)
             losses[:active] += self._backward(step, max(active, 2))[:active] * (self.shares[:active, step] > 0).sum(1)
@@ -131,8 +131,8 @@ class _Rows:
         cost = self.own[0].bench.cost
         flops = (cost.forward + cost.backward) * self.shares.shape[2]
         return [
-            Trained(row[:parameters].clone(), float(loss), flops * len(one.batches))
-            for one, row, loss in zip(self.own, self.flat, losses, strict=False)
+            Trained(row[:parameters].clone(), loss, flops * len(one.batches))
+            for one, row, loss in zip(self.own, self.flat, losses.tolist(), strict=False)
         ]
 
     def _backward(self, step: int, rows: int) -> Tensor:

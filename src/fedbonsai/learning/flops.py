@@ -101,5 +101,5 @@ def without_onednn() -> Iterator[None]:
     """Inside the block a recurrent layer is a chain of matrix products, which have a formula."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "TF32 acceleration")  # said wherever these flags are touched
-        with torch.backends.mkldnn.flags(enabled=False):
+        with torch.backends.mkldnn.flags(enabled=False), torch.backends.cudnn.flags(enabled=False):
             yield

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fedbonsai.core.errors import ConfigError
 from fedbonsai.core.seeds import seeded
-from fedbonsai.learning.bench import Bench
+from fedbonsai.learning.bench import Bench, first_examples
 from fedbonsai.sparsity.channels import grids_by_width
 
 
@@ -81,7 +81,8 @@ def footprint(bench: Bench) -> Footprint:
 def _activations(bench: Bench) -> int:
     """Bytes that autograd keeps of one batch, weights apart."""
     seen: dict[int, int] = {}
-    own = {one.untyped_storage().data_ptr() for one in bench.module.parameters()}
+    module = bench.structure
+    own = {one.untyped_storage().data_ptr() for one in module.parameters()}
 
     def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
@@ -89,12 +90,12 @@ def _activations(bench: Bench) -> int:
             seen[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    pool, kept = bench.task.pool, {name: one.clone() for name, one in bench.module.named_buffers()}
-    inputs, targets = pool.batch(torch.arange(min(bench.work.batch_size, len(pool))))
+    kept = {name: one.clone() for name, one in module.named_buffers()}
+    inputs, targets = first_examples(bench.task.pool, bench.work.batch_size)
     with seeded(bench.seed, "footprint"), torch.autograd.graph.saved_tensors_hooks(pack, _as_it_is):
-        loss = bench.task.loss.function(bench.module(inputs), targets)  # alive until all of it was counted
+        loss = bench.task.loss.function(module(inputs), targets)  # alive until all of it was counted
     del loss
-    for name, one in bench.module.named_buffers():
+    for name, one in module.named_buffers():
         one.copy_(kept[name])
     return sum(seen.values())
 

@@ -96,6 +96,7 @@ def _differs(found: Gradients, module: nn.Module, task: PreparedTask) -> str:
     into = {name: torch.zeros_like(one) for name, one in stacked.items()}
     try:
         inputs, targets = task.pool.batch(rows.flatten())
+        shares = shares.to(targets.device)
         inputs, targets = (one.reshape(2, 4, *one.shape[1:]) for one in (inputs, targets))
         found.gradients(stacked, inputs, targets, shares, into)
         for client, weights in enumerate(own):

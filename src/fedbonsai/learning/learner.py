@@ -17,6 +17,7 @@ from fedbonsai.core.support import Support
 from fedbonsai.learning import probes
 from fedbonsai.learning.bench import Bench, Evaluation
 from fedbonsai.learning.cohort import Trained, Trainer, Training, alone, together
+from fedbonsai.learning.device import CPU
 from fedbonsai.learning.objective import Moment, Objective
 from fedbonsai.learning.work import Work
 from fedbonsai.sparsity.channels import gather
@@ -140,13 +141,13 @@ class Learner:
             lr = bench.work.learning_rate(self.progress)
             done = self.trainer(Training(bench, bench.flat.clone(), mask, batches, lr, objective))
             bench.meter.flops += done.flops
-            trained = bench.views(done.flat)
         else:
             with seeded(self.seed, _part("dropout", part), self.turn, self.client), objective.around(bench.module):
                 done = self._loop(mask, batches, objective)
-            trained = bench.views(done.flat) | bench.buffers()
-        if not math.isfinite(done.loss) or not all_finite(done.flat):
+        flat = done.flat.to(CPU)
+        if not math.isfinite(done.loss) or not all_finite(flat):
             raise ClientError(f"client {self.client}: the training loss must stay finite, got {done.loss}")
+        trained = bench.views(flat) | bench.buffers()
         if self.keep_buffers:
             self._keep({slot.name: trained[slot.name] for slot in self.layout.slots if slot.buffer})
         mean = done.loss / sum(map(len, batches))
@@ -157,12 +158,16 @@ class Learner:
         bench = self.bench
         bench.flat_anchor.copy_(bench.flat)
         bench.optimizer.reset()
-        base, total = bench.work.learning_rate(self.progress), torch.zeros(())
-        for step, positions in enumerate(batches):
+        base, total = bench.work.learning_rate(self.progress), torch.zeros((), device=bench.device)
+        for step, positions in enumerate(bench.near(batches)):
             moment = Moment(step, len(batches), base)
             lr = base if objective.learning_rate is None else objective.learning_rate(bench.live, moment)
             total.add_(bench.step(positions, lr=lr, mask=mask, objective=objective), alpha=len(positions))
         return Trained(bench.flat.clone(), float(total))
+
+    def near(self, tensors: Tensors) -> dict[str, Tensor]:
+        """The same tensors where the model trains, for an objective that computes with them at every step."""
+        return {name: one.to(self.bench.device) for name, one in tensors.items()}
 
     def gradients(self, weights: Tensors, *, batches: int | None = None) -> dict[str, Tensor]:
         """The mean gradient of the loss at ``weights``, of every parameter, present or not.
@@ -200,7 +205,7 @@ class Learner:
         task = self.bench.task
         if task.loss.name not in ("cross_entropy", "next_token"):
             return None
-        found: Tensor = torch.unique(task.pool.targets[self._positions()].long())
+        found: Tensor = torch.unique(task.pool.targets[self._positions()].long()).to(CPU)
         return found
 
     def activations(

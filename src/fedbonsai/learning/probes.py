@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from fedbonsai.core.channels import Groups
 from fedbonsai.core.errors import ConfigError, lookup
-from fedbonsai.learning.bench import Bench
+from fedbonsai.learning.bench import Bench, first_examples
+from fedbonsai.learning.device import CPU
 from fedbonsai.learning.flops import count_all, count_uses, without_onednn
 
 
@@ -25,7 +26,7 @@ def hessian_gradient(bench: Bench, batches: Sequence[Tensor]) -> dict[str, Tenso
     Returns:
         One tensor a parameter; zeros for frozen ones.
     """
-    mean = {name: one.clone() for name, one in bench.gradient(iter(batches)).items()}
+    mean = {name: one.to(bench.device, copy=True) for name, one in bench.gradient(iter(batches)).items()}
     trained = {name: one for name, one in bench.live.weights.items() if one.requires_grad}
     total = {name: torch.zeros_like(one) for name, one in mean.items()}
     examples = sum(len(one) for one in batches)
@@ -44,7 +45,7 @@ def hessian_gradient(bench: Bench, batches: Sequence[Tensor]) -> dict[str, Tenso
             for name, one in zip(trained, product(positions), strict=True):
                 total[name].add_(one, alpha=len(positions) / examples)
     bench.meter.flops += each * examples
-    return total
+    return {name: one.to(CPU) for name, one in total.items()}
 
 
 def flow_gradient(bench: Bench) -> dict[str, Tensor]:
@@ -81,17 +82,17 @@ def flow_gradient(bench: Bench) -> dict[str, Tensor]:
         bench.module.train()
     if not all(bool(one.isfinite().all()) for one in found.values()):
         raise ConfigError("synflow: the flow through the network must be finite; use another criterion")
-    return found
+    return {name: one.to(CPU) for name, one in found.items()}
 
 
 def uses(bench: Bench) -> dict[str, float]:
     """How often one example uses a weight of each prunable tensor (see `flops.count_uses`)."""
-    inputs, _ = bench.task.pool.batch(torch.zeros(1, dtype=torch.long))
-    bench.module.eval()
+    (inputs, _), module = first_examples(bench.task.pool, 1), bench.structure
+    module.eval()
     try:
-        found = count_uses(bench.module, lambda: bench.module(inputs))
+        found = count_uses(module, lambda: module(inputs))
     finally:
-        bench.module.train()
+        module.train()
     bench.meter.flops += bench.cost.forward
     return {name: found[name] for name in bench.layout.prunable}
 
@@ -122,7 +123,7 @@ def activations(bench: Bench, groups: Groups, batches: Sequence[Tensor], statist
     def look(labels: Tensor, channel: int, _: nn.Module, given: tuple[Tensor, ...]) -> None:
         values = measure(given[0].detach()).movedim(channel, 0).flatten(1).double()
         own = labels >= 0
-        sums.index_add_(0, labels[own], values.sum(1)[own])
+        sums.index_add_(0, labels[own], values.sum(1).to(CPU)[own])
         seen.index_add_(0, labels[own], torch.full((int(own.sum()),), float(values.shape[1]), dtype=torch.float64))
 
     bench.module.eval()

@@ -8,6 +8,7 @@ aligned, and a product of a single item takes another way.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -70,18 +71,19 @@ class Stack:
             into: Where gradients go, shaped like ``weights``.
         """
         clients, batch = shares.shape
-        seen = [_aligned(clients, batch, inputs[0, 0].numel()).copy_(inputs.flatten(2))]
+        room = partial(_aligned, inputs.device, clients, batch)
+        seen = [room(inputs[0, 0].numel()).copy_(inputs.flatten(2))]
         for layer in self.layers:
             weight = weights[layer.weight]
-            outputs = _aligned(clients, batch, weight.shape[1])
+            outputs = room(weight.shape[1])
             if layer.bias is None:
                 torch.bmm(seen[-1], weight.transpose(1, 2), out=outputs)
             else:
                 torch.baddbmm(weights[layer.bias].unsqueeze(1), seen[-1], weight.transpose(1, 2), out=outputs)
             seen.append(outputs.relu_() if layer.rectified else outputs)
         each, pull = _OUTPUTS[self.loss.function](seen[-1], targets, shares)
-        back = _aligned(clients, batch, pull.shape[2]).copy_(pull)
-        ones = torch.ones(1, 1, aligned(batch)).expand(clients, 1, -1)[:, :, :batch]
+        back = room(pull.shape[2]).copy_(pull)
+        ones = torch.ones(1, 1, aligned(batch), device=back.device).expand(clients, 1, -1)[:, :, :batch]
         for place in range(len(self.layers) - 1, -1, -1):
             layer = self.layers[place]
             if layer.rectified:
@@ -91,7 +93,7 @@ class Stack:
                 # A product, not a sum: how torch splits a sum depends on how many clients there are.
                 torch.bmm(ones, back, out=into[layer.bias].unsqueeze(1))
             if place:
-                back = torch.bmm(back, weights[layer.weight], out=_aligned(clients, batch, seen[place].shape[2]))
+                back = torch.bmm(back, weights[layer.weight], out=room(seen[place].shape[2]))
         return (each * shares).sum(1)
 
 
@@ -123,9 +125,9 @@ def _squares(outputs: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, 
     return (off * off).mean(-1), off * ((2 / off.shape[-1]) * shares.unsqueeze(-1))
 
 
-def _aligned(items: int, rows: int, columns: int) -> Tensor:
+def _aligned(device: torch.device, items: int, rows: int, columns: int) -> Tensor:
     """Room for matrices that each begin at a multiple of `ALIGNMENT`, rows too."""
-    return torch.empty(items, rows, aligned(columns))[:, :, :columns]
+    return torch.empty(items, rows, aligned(columns), device=device)[:, :, :columns]
 
 
 _OUTPUTS = {losses.cross_entropy.function: _softmax, losses.mse.function: _squares}

@@ -1,7 +1,7 @@
 """What is to be learned: a model, a loss, every client's data and a test set."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol, overload, runtime_checkable
 
 import torch
@@ -43,8 +43,13 @@ class Pool:
     def __len__(self) -> int:
         return len(self.targets)
 
+    def on(self, device: torch.device) -> "Pool":
+        """The same examples in the memory of a device."""
+        return Pool(self.inputs.to(device), self.targets.to(device), self.prepare)
+
     def batch(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """The examples at ``positions``, ready for the model."""
+        """The examples at ``positions``, ready for the model, where the pool is."""
+        positions = positions.to(self.targets.device)
         inputs, targets = self.inputs[positions], self.targets[positions]
         return (inputs if self.prepare is None else self.prepare(inputs)), _class_numbers(targets)
 
@@ -186,6 +191,14 @@ class PreparedTask:
     def sizes(self) -> list[int]:
         """Training examples of each client."""
         return self.splits.sizes
+
+    def on(self, device: torch.device) -> "PreparedTask":
+        """The same task with its data in the memory of a device; a pool that is both for training and test stays one.
+
+        Where clients' examples stand in the pool is asked for on the CPU.
+        """
+        pool = self.pool.on(device)
+        return replace(self, pool=pool, test=pool if self.test is self.pool else self.test.on(device))
 
     @property
     def elsewhere(self) -> bool:

@@ -106,9 +106,9 @@ class Optimizer(Protocol):
 class Sgd:
     """Stochastic gradient descent with momentum and L2 weight decay, bit-equal to ``torch.optim.SGD``."""
 
-    def __init__(self, work: Work, *shape: int) -> None:
+    def __init__(self, work: Work, like: Tensor) -> None:
         self.momentum, self.weight_decay = work.momentum, work.weight_decay
-        self.velocity = torch.zeros(shape if work.momentum else 0)
+        self.velocity = torch.zeros_like(like if work.momentum else like[:0])
 
     def reset(self) -> None:
         self.velocity.zero_()
@@ -126,10 +126,10 @@ class Adam:
 
     beta1, beta2, eps = 0.9, 0.999, 1e-8
 
-    def __init__(self, work: Work, *shape: int) -> None:
+    def __init__(self, work: Work, like: Tensor) -> None:
         self.weight_decay = work.weight_decay
-        self.first, self.second = torch.zeros(shape), torch.zeros(shape)
-        self.root = torch.empty(shape)
+        self.first, self.second = torch.zeros_like(like), torch.zeros_like(like)
+        self.root = torch.empty_like(like)
         self.steps = 0
 
     def reset(self) -> None:
@@ -149,6 +149,6 @@ class Adam:
         weights.addcdiv_(first, root, value=-lr / (1 - self.beta1**self.steps))
 
 
-def make_optimizer(work: Work, *shape: int) -> Optimizer:
-    """The optimizer that ``work`` names, for weights of a shape: all of one client, or a row for each of several."""
-    return Adam(work, *shape) if work.optimizer == "adam" else Sgd(work, *shape)
+def make_optimizer(work: Work, like: Tensor) -> Optimizer:
+    """The optimizer that ``work`` names, for weights like these: all of one client, or a row for each of several."""
+    return Adam(work, like) if work.optimizer == "adam" else Sgd(work, like)

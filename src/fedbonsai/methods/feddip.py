@@ -99,7 +99,7 @@ class FedDIP:
     def work(self, task: Message, memory: Memory, learner: Learner) -> tuple[Message, Memory]:
         supports, weight = task.supports(), task.numbers["penalty"]
         masks = masks_of(learner.layout, supports)
-        layers = {name: masks[name].float() for name in pruned_layers(learner.layout, self.density)}
+        layers = learner.near({name: masks[name].float() for name in pruned_layers(learner.layout, self.density)})
         objective = Objective(
             penalty=partial(_penalty, weight, layers) if weight else None,
             effective=partial(_fed_back, layers) if task.numbers["collect"] and supports else None,

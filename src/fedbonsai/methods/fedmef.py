@@ -13,7 +13,6 @@ normalises convolutions (NSConv) so that small activations matter less: that is 
 starts from a random mask, its code and this from the largest initial weights, by ERK. t counts from 0.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar
@@ -24,7 +23,6 @@ from torch import Tensor
 from fedbonsai.core.fields import DENSITY, NOT_NEGATIVE, PART, POSITIVE, ROUNDS, SHARE, Range, check
 from fedbonsai.core.message import Message
 from fedbonsai.core.state import Memory, Setting, State, Tensors
-from fedbonsai.core.support import Support
 from fedbonsai.federated.aggregate import Total, average
 from fedbonsai.federated.growth import quota, sparse_start, swap_share, swapped, weakest, with_gradients
 from fedbonsai.federated.method import Plan, Traits
@@ -81,7 +79,7 @@ class FedMef:
     def work(self, task: Message, memory: Memory, learner: Learner) -> tuple[Message, Memory]:
         masks = masks_of(learner.layout, task.supports())
         counts = quota(masks, task.numbers["swap"])
-        low = weakest(task.dense(), masks, counts)
+        low = learner.near({name: one.positions for name, one in weakest(task.dense(), masks, counts).items()})
         fit = learner.fit(task.dense(), task.supports(), objective=self._objective(low, learner.bench.work.lr))
         return with_gradients(trained(fit, task.supports()), fit, learner, counts), memory
 
@@ -95,14 +93,14 @@ class FedMef:
     def _share(self, state: State) -> float:
         return swap_share(state, Every.over(state.setting.rounds, self.period, self.until), self.alpha)
 
-    def _objective(self, low: Mapping[str, Support], first_lr: float) -> Objective:
+    def _objective(self, low: Tensors, first_lr: float) -> Objective:
         """Activation pruning, and extrusion where weights are about to go."""
         around = partial(pruned_activations, share=self.activation) if self.activation else nothing
         if not low:
             return Objective(around=around)
 
         def going(live: Live) -> Tensor:
-            return torch.cat([live.weights[name].reshape(-1)[one.positions] for name, one in low.items()])
+            return torch.cat([live.weights[name].reshape(-1)[one] for name, one in low.items()])
 
         def push(live: Live) -> Tensor:
             norm: Tensor = torch.linalg.vector_norm(going(live))

@@ -76,8 +76,10 @@ class FedPM:
         layout, sent = learner.layout, task.dense()
         begin = {name: sent[name].clamp(CERTAIN, 1 - CERTAIN).logit() for name in layout.prunable}
         rest = {name: one for name, one in sent.items() if name not in begin}
-        random = self._random(layout, learner.seed)
-        frozen = {slot.name: learner.bench.initial[slot.name] for slot in layout.parameters if not slot.prunable}
+        random = learner.near(self._random(layout, learner.seed))
+        fixed = {slot.name: learner.bench.initial[slot.name] for slot in layout.parameters if not slot.prunable}
+
+        frozen = learner.near(fixed)
 
         def effective(live: Live) -> Mapping[str, Tensor]:
             return frozen | {name: random[name] * sampled(live.weights[name]) for name in random}

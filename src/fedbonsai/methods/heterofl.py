@@ -121,7 +121,7 @@ def _scaled(share: float, _: nn.Module, __: object, given: Tensor) -> Tensor:
 
 
 def _masked(classes: Tensor, _: nn.Module, __: object, given: Tensor) -> Tensor:
-    absent = torch.ones(given.shape[-1], dtype=torch.bool)
+    absent = torch.ones(given.shape[-1], dtype=torch.bool, device=given.device)
     absent[classes] = False
     return given.masked_fill(absent, 0.0)
 

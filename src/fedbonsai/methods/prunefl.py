@@ -91,7 +91,7 @@ class PruneFL:
         summed = torch.zeros_like(learner.bench.flat)
         fit = learner.fit(task.dense(), task.supports(), objective=adding_up(summed))
         fresh = memory.numbers.get("reconfigured") != task.numbers["reconfigured"]
-        importance = summed.square() if fresh else summed.square() + memory.tensors["importance"]
+        importance = summed.cpu().square() + (0 if fresh else memory.tensors["importance"])
         update = trained(fit, task.supports())
         if task.numbers["due"]:
             found = learner.bench.views(importance)
@@ -128,7 +128,7 @@ class PruneFL:
             summed, epochs = adding_up(squares, power=2), self.initial_epochs
             fit = learner.fit(weights, supports_of(masks), epochs=epochs, part=part, objective=summed)
             weights = fit.weights
-            masks = self._reconfigured(weights, masks, learner.bench.views(squares), uses)
+            masks = self._reconfigured(weights, masks, learner.bench.views(squares.cpu()), uses)
             still = still + 1 if abs(_size(masks) - before) <= CHANGE * before else 0
             if still == STILL:
                 break

@@ -19,13 +19,15 @@ def take(whole: Tensor, support: Support) -> Tensor:
     """
     _check(whole, support)
     whole = whole.detach()
-    if support.blocks is not None:
-        if len(support.blocks) == 1:
-            return whole[support.blocks[0][0]].clone(memory_format=torch.contiguous_format)
-        found = whole.new_empty(support.value_shape)
-        for there, here in support.blocks:
-            found[here] = whole[there]
-        return found
+    if support.stripes is None and support.blocks is None:
+        return _picked(whole, support)
+    found = whole.new_empty(support.value_shape)
+    for there, here in support.views(whole, found) or ():
+        here.copy_(there)
+    return found
+
+
+def _picked(whole: Tensor, support: Support) -> Tensor:
     gaps = _partial(support)
     if [dim for dim, _ in gaps] == [0, 1] and whole.is_contiguous() and whole[0, 0].numel() >= KERNEL:
         return _kernels(whole, gaps[0][1], gaps[1][1])
@@ -48,7 +50,7 @@ def cut(whole: Tensor, support: Support) -> Tensor:
     if support.blocks is not None and len(support.blocks) == 1:
         return whole[support.blocks[0][0]]
     for dim, index in _partial(support):
-        whole = whole.index_select(dim, index)
+        whole = whole.index_select(dim, index.to(whole.device))
     return whole
 
 
@@ -90,7 +92,7 @@ def _kernels(whole: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def add_into(whole: Tensor, small: Tensor, support: Support) -> None:
     """Add a smaller tensor to ``whole``, in place, where it sits.
 
-    Runs of indices are slices. Other columns are spread by looking up, which is several times quicker than
+    Runs of indices are views, also those out of every so many. Other columns are spread by looking up, which is several times quicker than
     adding at single places, so that what is added are whole rows.
 
     Examples:
@@ -103,9 +105,10 @@ def add_into(whole: Tensor, small: Tensor, support: Support) -> None:
     _check(whole, support)
     if tuple(small.shape) != support.value_shape:
         raise SupportError(f"a tensor on this support must have shape {support.value_shape}, got {tuple(small.shape)}")
-    if support.blocks is not None:
-        for there, here in support.blocks:
-            whole[there].add_(small[here] if len(support.blocks) > 1 else small)
+    pairs = support.views(whole, small.contiguous())
+    if pairs is not None:
+        for there, here in pairs:
+            there.add_(here)
         return
     rows = None
     for dim, index in _partial(support):
