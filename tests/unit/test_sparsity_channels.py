@@ -26,7 +26,10 @@ from unit.channel_models import (
 )
 
 from fedbonsai.core.errors import SupportError
-from fedbonsai.core.support import BLOCKS, Support
+from fedbonsai.core.message import Part
+from fedbonsai.core.runs import BLOCKS
+from fedbonsai.core.support import Support
+from fedbonsai.federated.aggregate import Sum
 from fedbonsai.models.build import build
 from fedbonsai.sparsity.channels import add_into, cut, extract, gather, scatter, take, trace, within
 
@@ -437,6 +440,35 @@ def test_values_are_cut_and_added_where_their_support_says(shape, kernel, share,
     assert torch.equal(kept, expected)
     assert torch.equal(scatter({"one": small}, {"one": support})["one"], support.scatter(small.reshape(-1)))
     assert support.blocks is None or len(support.blocks) <= BLOCKS
+
+
+@pytest.mark.parametrize(
+    ("parts", "each", "first", "count"), [(32, 2, 1, 1), (20, 4, 0, 3), (1, 9, 2, 5), (3, 4, 0, 4)]
+)
+def test_the_same_run_of_every_part_is_one_view(parts, each, first, count):
+    draw = torch.Generator().manual_seed(0)
+    rows = (torch.arange(parts)[:, None] * each + torch.arange(first, first + count)).reshape(-1)
+    support = Support.grid((parts * each, 6, 3), [rows, torch.tensor([1, 3, 5]), torch.arange(3)])
+    whole, small = torch.randn(support.shape, generator=draw), torch.randn(support.value_shape, generator=draw)
+    assert len(support.views(whole, small)) == 1
+    assert torch.equal(take(whole, support).reshape(-1), support.gather(whole))
+    kept = whole.clone()
+    add_into(kept, small, support)
+    assert torch.equal(kept, whole + support.scatter(small.reshape(-1)))
+
+
+@pytest.mark.parametrize("rows", [[0, 2, 5], [1, 2, 4], [0, 1, 2, 3], [0, 4, 5], [5]])
+@pytest.mark.parametrize("columns", [[0, 2, 4], list(range(0, 40, 2)), [3, 4, 9, 30]])
+def test_sums_of_updates_on_other_grids_are_those_of_whole_tensors(rows, columns):
+    other = Part(torch.ones(240), Support.dense((6, 40)))
+    support = Support.grid((6, 40), [torch.tensor(rows), torch.tensor(columns)])
+    part = Part(torch.randn(support.count, generator=torch.Generator().manual_seed(0)), support)
+    total = Sum(torch.zeros(240), other.support)
+    for one, weight in ((other, 2.0), (part, 3.0)):
+        total.add(one, weight)
+    total.add(part, 5.0, valued=False)
+    torch.testing.assert_close(total.numerator, 2 * other.dense() + 3 * part.dense())
+    assert torch.equal(total.held(), 2 + 8 * support.indicator().float())
 
 
 def test_tracing_changes_neither_the_model_nor_the_random_generator():

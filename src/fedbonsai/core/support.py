@@ -5,7 +5,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import product
 from typing import Literal
 
 import numpy as np
@@ -13,10 +12,9 @@ import torch
 from torch import Tensor
 
 from fedbonsai.core.errors import SupportError
+from fedbonsai.core.runs import Box, Stripes, boxes, striped
 
 Kind = Literal["dense", "mask", "grid"]
-BLOCKS = 16
-"""Boxes up to which copying them one by one is quicker than looking indices up."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,21 +147,25 @@ class Support:
         return flat.reshape(-1)
 
     @cached_property
-    def blocks(self) -> tuple[tuple[tuple[slice, ...], tuple[slice, ...]], ...] | None:
-        """A grid as at most `BLOCKS` boxes: where each lies in the whole tensor, and where in the smaller one.
+    def blocks(self) -> tuple[Box, ...] | None:
+        """A grid as few boxes: where each lies in the whole tensor, and where in the smaller one; see `boxes`."""
+        return None if self.mask is not None else boxes(self.shape, self.index)
 
-        None where there are more, as for indices drawn at random; and for a mask.
+    @cached_property
+    def stripes(self) -> Stripes | None:
+        """A grid as the same run of each of several equal parts of its dimensions; see `striped`."""
+        return None if self.mask is not None else striped(self.shape, self.index)
+
+    def views(self, whole: Tensor, small: Tensor) -> list[tuple[Tensor, Tensor]] | None:
+        """Pairs of views of equal shape that cover a grid: of the tensor of ``shape``, and of the smaller one.
+
+        None where a grid is neither striped nor made of few boxes.
         """
-        if self.mask is not None:
-            return None
-        breaks = [_breaks(size, one) for size, one in zip(self.shape, self.index or (), strict=self.index is not None)]
-        if math.prod(len(one) + 1 for one in breaks) > BLOCKS:
-            return None
-        # What comes after the last dimension that is cut needs no slice, and costs none.
-        cut = [dim for dim, one in enumerate(self.index or ()) if one.numel() != self.shape[dim]]
-        depth = cut[-1] + 1 if cut else 0
-        runs = [_runs(one, own) for one, own in zip((self.index or ())[:depth], breaks, strict=False)]
-        return tuple((tuple(run[0] for run in box), tuple(run[1] for run in box)) for box in product(*runs))
+        if self.stripes is not None:
+            return [(whole.view(self.stripes.shape)[self.stripes.cut], small.view(self.stripes.few))]
+        if self.blocks is not None:
+            return [(whole[there], small[here]) for there, here in self.blocks]
+        return None
 
     @cached_property
     def digest(self) -> bytes:
@@ -224,23 +226,6 @@ class Support:
     def _fits(self, got: Sequence[int], expected: tuple[int, ...]) -> None:
         if tuple(got) != expected:
             raise SupportError(f"a tensor on this support must have shape {expected}, got {tuple(got)}")
-
-
-def _breaks(size: int, index: Tensor) -> np.ndarray:
-    """Before which of the present indices one is missing."""
-    if index.numel() == size:
-        return np.empty(0, dtype=np.int64)
-    one = index.numpy()
-    return np.flatnonzero(one[1:] - one[:-1] != 1) + 1
-
-
-def _runs(index: Tensor, breaks: np.ndarray) -> list[tuple[slice, slice]]:
-    """Runs of consecutive indices: where they lie among all, and where among those that are present."""
-    ends = [*breaks.tolist(), index.numel()] if index.numel() else []
-    first = index.numpy()
-    return [
-        (slice(int(first[a]), int(first[b - 1]) + 1), slice(a, b)) for a, b in zip([0, *ends[:-1]], ends, strict=False)
-    ]
 
 
 def pack_bits(mask: Tensor) -> Tensor:

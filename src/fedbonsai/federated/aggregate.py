@@ -82,15 +82,28 @@ class Sum:
             self.values = self.support.scatter(self.values).view(-1)
             self.denominator = self.support.indicator().to(torch.float32).mul_(self.weight)
         self.weight += weight
-        if self.denominator is not None and part.support.kind == "dense":
-            self.denominator.add_(weight)
-        elif self.denominator is not None:
-            everywhere = torch.full((part.support.count,), weight, dtype=torch.float32)
-            self.denominator.view(-1).index_add_(0, part.support.positions, everywhere)
-        if valued and (self.denominator is None or part.support.kind == "dense"):
-            self.values.add_(part.values, alpha=weight)
-        elif valued:
-            self.values.index_add_(0, part.support.positions, part.values, alpha=weight)
+        if self.denominator is None:
+            if valued:
+                self.values.add_(part.values, alpha=weight)
+            return
+        self._spread(part, weight, valued=valued)
+
+    def _spread(self, part: Part, weight: float, *, valued: bool) -> None:
+        """Add to the whole tensor and to the denominator; where a part sits in views, nothing is looked up."""
+        assert self.denominator is not None  # noqa: S101  what differs has one
+        place = part.support
+        whole, small = self.values.view(place.shape), part.values.view(place.value_shape)
+        pairs, held = place.views(whole, small), place.views(self.denominator, small)
+        if pairs is None or held is None:
+            if valued:
+                self.values.index_add_(0, place.positions, part.values, alpha=weight)
+            everywhere = torch.full((place.count,), weight, dtype=torch.float32)
+            self.denominator.view(-1).index_add_(0, place.positions, everywhere)
+            return
+        for there, here in pairs if valued else ():
+            there.add_(here, alpha=weight)
+        for there, _ in held:
+            there.add_(weight)
 
     def held(self) -> Tensor:
         """Weight of the clients that hold each coordinate, of the tensor's shape."""

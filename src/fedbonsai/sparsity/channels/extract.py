@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from fedbonsai.core.channels import Groups
 from fedbonsai.core.errors import SupportError
-from fedbonsai.core.support import BLOCKS, Support
+from fedbonsai.core.runs import BLOCKS
+from fedbonsai.core.support import Support
 from fedbonsai.sparsity.channels.filled import Index, filled, tensors_of
 from fedbonsai.sparsity.channels.place import take
 from fedbonsai.sparsity.channels.template import template
@@ -160,13 +161,15 @@ def supports_of(groups: Groups, index: Index) -> dict[str, Support]:
                 whole[size] = torch.arange(size)
         lists = tuple(whole[size] if one is None else one for size, one in zip(shape, axes, strict=True))
         found[name] = Support(shape, index=lists)
-        if any(one is not None and _many_runs(one, single) for one in axes):
-            vars(found[name])["blocks"] = None  # what the property would find, for each tensor anew
+        if any(one is not None and _at_random(one, single) for one in axes):
+            vars(found[name]).update(blocks=None, stripes=None)  # what the properties would find, for each tensor anew
     return found
 
 
-def _many_runs(index: Tensor, known: dict[int, bool]) -> bool:
+def _at_random(index: Tensor, known: dict[int, bool]) -> bool:
+    """Whether a list has too many runs for boxes, and they do not repeat."""
     if id(index) not in known:
         one = index.numpy()
-        known[id(index)] = int(np.count_nonzero(one[1:] - one[:-1] != 1)) >= BLOCKS
+        starts = np.flatnonzero(one[1:] - one[:-1] != 1) + 1
+        known[id(index)] = len(starts) >= BLOCKS and len(set(np.diff(one[starts]).tolist())) > 1
     return known[id(index)]

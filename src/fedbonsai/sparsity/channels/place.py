@@ -92,8 +92,8 @@ def _kernels(whole: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 def add_into(whole: Tensor, small: Tensor, support: Support) -> None:
     """Add a smaller tensor to ``whole``, in place, where it sits.
 
-    Runs of indices are views, also those out of every so many. Other columns are spread by looking up, which is several times quicker than
-    adding at single places, so that what is added are whole rows.
+    Runs of indices are views, also those out of every so many. Other columns are spread by looking up, which is several
+    times quicker than adding at single places, so that what is added are whole rows.
 
     Examples:
         >>> whole = torch.zeros(2, 3)
