@@ -23,7 +23,9 @@ import torch
 from tables import Table, interleaved, put, table_with_machine
 from torch import Tensor, nn
 
+from fedbonsai.core.message import Part
 from fedbonsai.core.support import Support
+from fedbonsai.federated.aggregate import Sum
 from fedbonsai.learning.bench import Bench
 from fedbonsai.learning.footprint import footprint
 from fedbonsai.learning.learner import Learner
@@ -58,6 +60,20 @@ def copy_all(target: dict[str, Tensor], update: dict[str, Tensor]) -> None:
         target[name].copy_(small)
 
 
+def sum_all(sums: dict[str, Sum], parts: dict[str, Part]) -> None:
+    """Add a client's tensors to the sums of a round whose clients have other channels: values and who holds them."""
+    for name, part in parts.items():
+        sums[name].add(part, 1.0)
+
+
+def sums_of(model: nn.Module) -> dict[str, Sum]:
+    """A round's sums to which all channels have already contributed."""
+    return {
+        name: Sum(torch.zeros(one.numel()), Support.dense(one.shape), denominator=torch.zeros(one.shape))
+        for name, one in model.named_parameters()
+    }
+
+
 def extraction() -> Table:
     """Cutting ResNet-18 down, and adding what came back, against copying the same bytes."""
     torch.set_num_threads(1)
@@ -72,6 +88,7 @@ def extraction() -> Table:
             "copy, ms",
             "scatter-add, ms",
             "against the copy",
+            "server's sum, ms",
         ]
     ]
     for norm, width in (("batch", 0.5), ("batch", 0.25), ("group", 0.5), ("group", 0.25)):
@@ -88,16 +105,27 @@ def extraction() -> Table:
             update = {name: one.detach() for name, one in small.named_parameters()}
             target = {name: torch.empty_like(one) for name, one in update.items()}
             whole = {name: torch.zeros_like(one) for name, one in model.named_parameters()}
-            cut, copied, added = interleaved(
+            parts = {name: Part(one.reshape(-1), supports[name]) for name, one in update.items()}
+            cut, copied, added, summed = interleaved(
                 partial(extract, model, groups, keep, share),
                 partial(copy_all, target, update),
                 partial(add_all, whole, update, supports),
+                partial(sum_all, sums_of(model), parts),
                 repeats=21,
                 clock=time.process_time,
             )
             size = sum(one.numel() for one in update.values())
             times = [f"{1e3 * one:.1f}" for one in (traced, first, cut, copied, added)]
-            rows.append([f"{norm} norm, width {width:g}", kept, f"{size:.3g}", *times, f"{added / copied:.2f}x"])
+            rows.append(
+                [
+                    f"{norm} norm, width {width:g}",
+                    kept,
+                    f"{size:.3g}",
+                    *times,
+                    f"{added / copied:.2f}x",
+                    f"{1e3 * summed:.1f}",
+                ]
+            )
     return rows
 
 

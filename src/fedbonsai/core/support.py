@@ -161,6 +161,8 @@ class Support:
 
         None where a grid is neither striped nor made of few boxes.
         """
+        if self.blocks is not None and len(self.blocks) == 1:
+            return [(whole[self.blocks[0][0]], small)]
         if self.stripes is not None:
             return [(whole.view(self.stripes.shape)[self.stripes.cut], small.view(self.stripes.few))]
         if self.blocks is not None:

@@ -19,6 +19,8 @@ def take(whole: Tensor, support: Support) -> Tensor:
     """
     _check(whole, support)
     whole = whole.detach()
+    if support.blocks is not None and len(support.blocks) == 1:
+        return whole[support.blocks[0][0]].clone(memory_format=torch.contiguous_format)
     if support.stripes is None and support.blocks is None:
         return _picked(whole, support)
     found = whole.new_empty(support.value_shape)
