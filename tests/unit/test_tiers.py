@@ -150,6 +150,21 @@ def test_tiers_are_those_that_were_written_or_suit_the_method():
     assert make_tiers("1, 3 x parameters=55", traits, bench, redrawn=False) == Tiers((1.0, 0.625), (1.0, 3.0))
 
 
+@pytest.mark.parametrize("text", ["1, 0.5", None])
+def test_a_model_that_cannot_be_cut_is_refused_before_anybody_trains(text):
+    class Scaled(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.last, self.size = nn.Linear(6, 8), nn.Linear(8, 3), 8
+
+        def forward(self, x):
+            return self.last(self.first(x).view(-1, self.size) * self.size)
+
+    traits = Traits(submodels=True, tiers=True, widths=(1.0, 0.5))
+    with pytest.raises(ConfigError, match="with 4 of 8 in 'first' layer 'last' must compute what it does"):
+        make_tiers(text, traits, make_bench(Scaled), redrawn=False)
+
+
 @pytest.mark.parametrize("useless", [Traits(), Traits(submodels=True, tiers=False)], ids=repr)
 def test_tiers_are_refused_where_nothing_follows_from_them(useless):
     bench = make_bench()

@@ -8,6 +8,7 @@ from fedbonsai.core.tiers import Tiers
 from fedbonsai.federated.method import Traits
 from fedbonsai.learning.bench import Bench
 from fedbonsai.learning.footprint import Limits, largest_width
+from fedbonsai.sparsity.channels import grids_by_width
 
 MOST = 100
 _TIER = re.compile(r"(?:(?P<share>\S+)\s+x\s+)?(?P<words>\S.*)")
@@ -77,13 +78,17 @@ def make_tiers(text: str | None, traits: Traits, bench: Bench, *, redrawn: bool)
     """The tiers of a run: those that were written, or those that suit the method.
 
     Raises:
-        ConfigError: They cannot be read or borne, or the method has no use for them.
+        ConfigError: They cannot be read or borne, the model cannot be cut to them, or the method has no use for them.
     """
     if not has_tiers(traits) and (text is not None or redrawn):
         given = "redraw_tiers=true" if text is None else f"tiers={text}"
         raise ConfigError(f"{given} would not be used: the size of what clients train does not follow from tiers")
     if text is None:
-        return Tiers.equal(traits.widths, redrawn=redrawn)
-    tiers = parse(text)
-    widths = tuple(largest_width(bench, one.limits) if one.width is None else one.width for one in tiers)
-    return Tiers(widths, tuple(one.share for one in tiers), redrawn)
+        found = Tiers.equal(traits.widths, redrawn=redrawn)
+    else:
+        tiers = parse(text)
+        widths = tuple(largest_width(bench, one.limits) if one.width is None else one.width for one in tiers)
+        found = Tiers(widths, tuple(one.share for one in tiers), redrawn)
+    for width in sorted({one for one in found.widths if one < 1 and has_tiers(traits)}):
+        bench.smaller(grids_by_width(bench.channels, width))  # what cannot be cut says so before anybody trains
+    return found
