@@ -94,15 +94,22 @@ def make_run(
     directory: Path | None = None,
     bench: Bench | None = None,
     norm: str = "average",
+    every: int = 1,
 ) -> Run:
     bench = bench or make_bench(net_of(method), holdout=0.2 if method.traits.personal else 0.0)
     carrier = ENGINES[engine](Client(method, bench, norm)) if isinstance(engine, str) else engine
     return Run(
-        method, setting_of(method, bench, rounds), carrier, bench, Rules(cohort), Schedule(1, norm, directory, "test")
+        method,
+        setting_of(method, bench, rounds),
+        carrier,
+        bench,
+        Rules(cohort),
+        Schedule(every, norm, directory, "test"),
     )
 
 
 def finished(method: Method, **options) -> Checkpoint:
+    """How a run ends; ``every`` says after how many rounds it is judged, for tests that look at its end alone."""
     run = make_run(method, **options)
     try:
         return run.run()

@@ -104,7 +104,7 @@ def test_no_decision_looks_at_test_data(method):
 )
 def test_runs_of_any_length_and_any_local_work_finish(method, rounds, work):
     bench = make_bench(net_of(method), holdout=0.2 if method.traits.personal else 0.0, **work)
-    checkpoint = finished(method, bench=bench, rounds=rounds, cohort=2)
+    checkpoint = finished(method, bench=bench, rounds=rounds, cohort=2, every=rounds)
     assert checkpoint.state.round == rounds
     assert not any(row["dropped"] for row in checkpoint.rows)
 
@@ -115,7 +115,7 @@ def test_runs_of_any_length_and_any_local_work_finish(method, rounds, work):
 )
 def test_the_density_is_within_one_weight_of_what_was_asked(exact, rounds, work):
     bench = make_bench(**work)
-    state = finished(exact, bench=bench, rounds=rounds).state
+    state = finished(exact, bench=bench, rounds=rounds, every=rounds).state
     total = sum(slot.numel for slot in bench.layout.slots if slot.prunable)
     if getattr(exact, "unit", "connection") == "neuron":  # one more would be too many
         assert 0 <= (exact.density - state.density) * total < NEURON
@@ -146,7 +146,7 @@ def test_what_is_pruned_stays_zero_whatever_the_optimizer_and_the_norm(method, n
 
     bench = make_bench(norm_net, holdout=0.2 if method.traits.personal or norm == "local" else 0.0, **work)
     with patch.object(Learner, "fit", spy):
-        checkpoint = finished(method, bench=bench, norm=norm, rounds=3, cohort=2)
+        checkpoint = finished(method, bench=bench, norm=norm, rounds=3, cohort=2, every=3)
     assert not any(row["dropped"] for row in checkpoint.rows)
     assert fits
     assert not any(fits)

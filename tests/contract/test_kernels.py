@@ -27,7 +27,8 @@ def stacked(method=None) -> Bench:
 @pytest.mark.parametrize("method", ONE_OF_EACH, ids=lambda one: one.name)
 def test_clients_served_together_are_served_as_if_alone(method):
     side_by_side, apart = stacked(method), stacked(method)
-    beside, alone = finished(method, bench=side_by_side), finished(method, engine="shuffled", bench=apart)
+    beside = finished(method, bench=side_by_side, every=4)
+    alone = finished(method, engine="shuffled", bench=apart, every=4)
     assert same_run(beside, alone)
     loop = reference(method).state
     if beside.state.supports == loop.supports:

@@ -117,4 +117,4 @@ def differs(one: Method, two: Method, bench, traffic: bool) -> bool:
 @functools.cache
 def outcome(method: Method, bench) -> Checkpoint:
     bench = make_bench(holdout=0.2 if method.traits.personal else 0.0, **dict(bench))
-    return finished(method, bench=bench, cohort=2)
+    return finished(method, bench=bench, cohort=2, every=4)
