@@ -119,17 +119,30 @@ def finished(method: Method, **options) -> Checkpoint:
 
 @dataclass(frozen=True)
 class Watched:
-    """A finished run and what passed in it: every client's update, and the state before and after every turn."""
+    """A finished run and what passed in it: every client's update, and the state before and after every turn.
+
+    ``copies`` are the weights of these states as they were when the states were new.
+    """
 
     checkpoint: Checkpoint
     updates: list[Message]
     states: list[State]
+    copies: list[Mapping[str, Tensor]]
 
 
 @functools.cache
 def watched(method: Method) -> Watched:
     """A run of a method on the local engine: what others are held against. Nobody may change it."""
-    updates, states, work, finalize = [], [], type(method).work, type(method).finalize
+    updates, states, copies, own = [], [], [], type(method)
+    init, work, finalize = own.init, own.work, own.finalize
+
+    def kept(state):
+        states.append(state)
+        copies.append({name: one.clone() for name, one in state.weights.items()})
+        return state
+
+    def spy_init(self, setting, weights):
+        return kept(init(self, setting, weights))
 
     def spy_work(self, task, memory, learner):
         update, kept = work(self, task, memory, learner)
@@ -137,12 +150,10 @@ def watched(method: Method) -> Watched:
         return update, kept
 
     def spy_finalize(self, state, total):
-        after = finalize(self, state, total)
-        states.extend([after] if states else [state, after])
-        return after
+        return kept(finalize(self, state, total))
 
-    with patch.multiple(type(method), work=spy_work, finalize=spy_finalize):
-        return Watched(finished(method), updates, states)
+    with patch.multiple(own, init=spy_init, work=spy_work, finalize=spy_finalize):
+        return Watched(finished(method), updates, states, copies)
 
 
 def reference(method: Method) -> Checkpoint:
