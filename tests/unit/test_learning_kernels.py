@@ -1,6 +1,8 @@
 """Kernels that train several clients at once: the same training, and the same bits in any company."""
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import pairwise
 
 import pytest
@@ -11,6 +13,7 @@ from torch import Tensor, nn
 
 from fedbonsai.core.errors import ConfigError
 from fedbonsai.core.support import Support
+from fedbonsai.experiment.config import Experiment
 from fedbonsai.learning.bench import Bench
 from fedbonsai.learning.cohort import Trained, Training, train
 from fedbonsai.learning.kernels import choose_kernel
@@ -241,3 +244,48 @@ def test_a_smaller_model_that_a_kernel_cannot_train_is_trained_by_the_loop() -> 
     small = bench.smaller(grids_by_width(bench.channels, 3 / 24))
     assert (small.kernel, small.batched) == ("loop", None)
     assert bench.smaller(grids_by_width(bench.channels, 0.5)).kernel == "vmap"
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+@pytest.mark.skipif(shutil.which("c++") is None, reason="needs a C++ compiler")
+def test_a_compiled_module_trains_the_same() -> None:
+    for objective in (Objective(), Objective(around=louder)):
+        found = []
+        for kernel in ("loop", "compiled"):
+            bench = bench_of(kernel, Work(batch_size=8, lr=0.3), 16, 24, 8)  # 9 and 41 examples leave a batch of one
+            assert bench.batched is None
+            found.append(
+                [Learner(bench, client).fit(bench.initial, objective=objective) for client in range(len(SIZES))]
+            )
+        for ours, theirs in zip(*found, strict=True):
+            for name, one in ours.weights.items():
+                torch.testing.assert_close(theirs.weights[name], one, rtol=0, atol=1e-6)
+            assert theirs.loss == pytest.approx(ours.loss, abs=1e-6)
+    small = bench.smaller(grids_by_width(bench.channels, 0.5))
+    assert (small.kernel, small.forward) == ("loop", small.module)
+
+
+@contextmanager
+def louder(module: nn.Module) -> Iterator[None]:
+    """What the compiler has not seen."""
+    handle = module.register_forward_hook(lambda _, __, out: 2 * out)
+    yield
+    handle.remove()
+
+
+class _Branching(_Shared):
+    def forward(self, inputs: Tensor) -> Tensor:
+        return super().forward(inputs if float(inputs.sum()) > 0 else -inputs)
+
+
+def test_a_module_that_cannot_be_compiled_as_a_whole_is_refused() -> None:
+    data = torch.randn(4, 16), torch.randint(0, 5, (4,))
+    bench = Bench(Task(_Branching, "cross_entropy", [data], data).prepared(0.0, 0), Work(), 0, kernel="compiled")
+    with pytest.raises(ConfigError, match=r"kernel=compiled cannot train this model: (?s:.*); use kernel=loop"):
+        _ = bench.forward
+
+
+def test_one_process_compiles() -> None:
+    with pytest.raises(ConfigError, match="kernel=compiled needs engine=local"):
+        Experiment(kernel="compiled", engine="processes")

@@ -38,7 +38,7 @@ def make_bench(experiment: Experiment, task: PreparedTask) -> Bench:
     device = device_of(experiment.device or "cpu")
     bench = Bench(task, make_work(experiment), experiment.seed, device=device)
     bench.kernel = kernel_of(experiment, bench).name
-    _ = bench.batched  # refuses here what it cannot train, not on every client
+    _ = bench.batched, bench.forward  # refuse here what they cannot train, not on every client
     return bench
 
 
@@ -61,6 +61,7 @@ def engine_of(experiment: Experiment, bench: Bench) -> Choice:
         return Choice(experiment.engine, "set by the experiment")
     together = f"kernel {bench.kernel} trains the clients of a round together" if bench.batched else ""
     alone = together or (f"training is on {bench.device}" if bench.device != CPU else "")
+    alone = alone or ("what is compiled is compiled once" if bench.kernel == "compiled" else "")
     if alone:
         return Choice("local", f"{alone}, in one process")
     cores, cohort, step = experiment.workers or available_cores(), experiment.cohort or 1, _step(bench)

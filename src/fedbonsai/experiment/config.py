@@ -66,8 +66,9 @@ class Experiment:
         bound: The largest norm of an update's change; take about that of an honest one; 5 by default.
         redraw_tiers: Whether a client's tier is drawn anew every round; by default it keeps the one that it has.
         kernel: How training is computed: client after client (``loop``), or many clients' steps at once, by batched
-            products of matrices (``stack``, for dense layers) or vectorised (``vmap``, for any small module). Kernels
-            differ in the last bits; by default a rule takes one by the model, the batch size and the cohort.
+            products of matrices (``stack``, for dense layers) or vectorised (``vmap``, for any small module); or with a
+            ``compiled`` module, for GPUs. Kernels differ in the last bits; by default a rule takes one by the model,
+            the batch size and the cohort.
         device: Where training is computed: ``cpu`` by default, ``cuda``, or ``cuda:1``; it decides last bits too.
         engine: What carries the bytes; all engines give equal bits.
         workers: Processes of the processes engine, of a Ray cluster at most, or devices of a Flower federation on this
@@ -114,7 +115,7 @@ class Experiment:
     robust: Literal["median", "trimmed", "krum", "multi-krum", "norm-bound"] | None = None
     byzantine: Annotated[float, POSITIVE, Only("robust", ("trimmed", "krum", "multi-krum"))] | None = None
     bound: Annotated[float, POSITIVE, Only("robust", ("norm-bound",))] | None = None
-    kernel: Literal["auto", "loop", "stack", "vmap"] | None = None
+    kernel: Literal["auto", "loop", "stack", "vmap", "compiled"] | None = None
     device: str | None = None
     engine: Literal["auto", "local", "processes", "ray", "flower"] = "auto"
     workers: Annotated[int, AT_LEAST_ONE, Only("engine", ("auto", "processes", "ray", "flower"))] | None = None
@@ -126,8 +127,11 @@ class Experiment:
         check(self)
         if self.error_feedback and self.uplink in ("fp32", "raw"):
             raise ConfigError(f"error_feedback would not be used: uplink={self.uplink} drops nothing")
-        if self.device not in (None, "cpu") and self.engine in ("processes", "ray"):
-            raise ConfigError(f"device={self.device} needs engine=local, in one process, got engine={self.engine}")
+        alone = {"device": self.device not in (None, "cpu"), "kernel": self.kernel == "compiled"}
+        for name in (one for one, needed in alone.items() if needed and self.engine in ("processes", "ray")):
+            raise ConfigError(
+                f"{name}={getattr(self, name)} needs engine=local, in one process, got engine={self.engine}"
+            )
         for name in ("byzantine", "bound"):
             if self.robust is None and getattr(self, name) is not None:
                 raise ConfigError(f"{name}={getattr(self, name):g} would not be used: it needs robust")

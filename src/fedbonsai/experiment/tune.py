@@ -65,7 +65,9 @@ def tune(job: Job, rounds: int = 3, tell: Callable[[str], None] = lambda _: None
     found: list[Candidate] = []
     with one_thread(), exactly(job.experiment.device), ExitStack() as stack:
         runs: dict[tuple[str, str], tuple[Run, State]] = {}
-        for engine, kernel in (*(("local", one) for one in KERNELS), ("processes", "loop")):
+        # Compiling takes a minute a process and does not pay on a CPU.
+        kernels = [one for one in KERNELS if one != "compiled" or job.experiment.device not in (None, "cpu")]
+        for engine, kernel in (*(("local", one) for one in kernels), ("processes", "loop")):
             try:
                 run = _begun(job, prepared, engine, kernel)
             except ConfigError as error:

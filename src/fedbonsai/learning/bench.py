@@ -16,12 +16,13 @@ from fedbonsai.core.layout import Layout
 from fedbonsai.core.seeds import seeded
 from fedbonsai.core.state import Tensors
 from fedbonsai.core.support import Support
+from fedbonsai.learning.compiled import Forward, compiled
 from fedbonsai.learning.device import CPU
 from fedbonsai.learning.flops import Cost, count
 from fedbonsai.learning.kernels import Gradients, make_gradients
 from fedbonsai.learning.layout import layout_of
 from fedbonsai.learning.machine import keep_freed_memory
-from fedbonsai.learning.objective import Batch, Live, Objective
+from fedbonsai.learning.objective import Batch, Live, Objective, nothing
 from fedbonsai.learning.task import Pool, PreparedTask
 from fedbonsai.learning.work import Optimizer, Work, make_optimizer
 from fedbonsai.sparsity.channels import extract, gather, grids, kept_units, trace
@@ -157,8 +158,29 @@ class Bench:
         with seeded(self.seed, "kernel"):
             return make_gradients(self.kernel, self.module, self.task)
 
+    @cached_property
+    def forward(self) -> Forward:
+        """What a step runs its batch through: the module, or what the compiler has made of it.
+
+        Raises:
+            ConfigError: It cannot be compiled.
+        """
+        if self.kernel != "compiled":
+            return self.module
+        before = {name: one.clone() for name, one in self.module.named_buffers()}
+        with seeded(self.seed, "kernel"):
+            found = compiled(self.module, self.task, (2,) if self.has_batch_norm else (2, 1))
+        for name, one in self.module.named_buffers():
+            one.copy_(before[name])
+        return found
+
     def able(self) -> str:
-        """The kernel of the bench, or the loop where that cannot train its module: a smaller one of another's."""
+        """The kernel of the bench, or the loop where that cannot train its module: a smaller one of another's.
+
+        Smaller modules are many and live shortly, so they are not compiled.
+        """
+        if self.kernel == "compiled":
+            return "loop"
         try:
             return self.kernel if self.batched else "loop"
         except ConfigError:
@@ -287,17 +309,18 @@ class Bench:
             examples += len(positions)
         return self.views(total.div_(max(examples, 1)).to(CPU))
 
-    def output(self, batch: Batch, tensors: Tensors | None = None) -> Tensor:
+    def output(self, batch: Batch, tensors: Tensors | None = None, *, changed: bool = False) -> Tensor:
         """What the module gives for a batch that is trained on; charged for the way there and back.
 
         Args:
             batch: The batch.
             tensors: What the module runs with in place of its own tensors, by name. Gradients flow into them, and
                 batch norms move the statistics that are among them.
+            changed: Whether something was done to the module that its compiler has not seen, such as hooks.
         """
         self.meter.flops += (self.cost.forward + self.cost.backward) * len(batch.targets)
         if tensors is None:
-            outputs: Tensor = self.module(batch.inputs)
+            outputs: Tensor = self.module(batch.inputs) if changed else self.forward(batch.inputs)
             return outputs
         outputs = torch.func.functional_call(self.module, dict(tensors), (batch.inputs,))
         return outputs
@@ -369,7 +392,8 @@ class Bench:
         if objective.loss is not None:
             return objective.loss(self.live, batch)
         effective = None if objective.effective is None else objective.effective(self.live)
-        return batch.loss(self.output(batch, effective), batch.targets)
+        changed = objective.around is not nothing
+        return batch.loss(self.output(batch, effective, changed=changed), batch.targets)
 
     def _count_flops(self) -> Cost:
         inputs, targets = first_examples(self.task.pool)

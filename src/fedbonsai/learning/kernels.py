@@ -10,9 +10,10 @@ from fedbonsai.learning.stacks import Stack, Stacked
 from fedbonsai.learning.task import PreparedTask
 from fedbonsai.learning.vectorised import Vectorised
 
-KernelName = Literal["loop", "stack", "vmap"]
+KernelName = Literal["loop", "stack", "vmap", "compiled"]
 """``loop`` trains client after client. ``stack`` computes the steps of many clients together, one batched product of
-matrices a dense layer; ``vmap`` does so with any small module."""
+matrices a dense layer; ``vmap`` does so with any small module. ``compiled`` is the loop with a module that torch's
+compiler has seen, whose operations a GPU replays as one graph."""
 
 KERNELS: tuple[str, ...] = get_args(KernelName)
 
@@ -35,12 +36,12 @@ class Gradients(Protocol):
 
 
 def make_gradients(kernel: str, module: nn.Module, task: PreparedTask) -> Gradients | None:
-    """What computes gradients of many clients; None for ``loop``.
+    """What computes gradients of many clients; None for the kernels that train one after the other.
 
     Raises:
         ConfigError: There is no such kernel, or it cannot train this model; the message says what stands in its way.
     """
-    if lookup("kernel", kernel, KERNELS) == "loop":
+    if lookup("kernel", kernel, KERNELS) in ("loop", "compiled"):
         return None
     found = _found(kernel, module, task)
     if isinstance(found, str):
