@@ -37,13 +37,13 @@ class ScoreFirst:
             return trained(learner.fit(task.dense(), task.supports()), task.supports()), memory
         gradients = learner.gradients(task.dense())
         scores = {name: (gradients[name] * task.dense()[name]).abs() for name in learner.layout.prunable}
-        sizes = {name: torch.ones(1) for name in scores}
+        sizes = {f"size of {name}": torch.ones(1) for name in scores}
         return Message({"scores": group(scores), "sizes": group(sizes)}, weight=1.0), memory
 
     def finalize(self, state: State, total: Total) -> State:
         if total.stage == "train":
             return state.moved(average(total, state.weights))
-        assert total.groups["sizes"]["0.weight"].numerator.item() == total.clients
+        assert total.groups["sizes"]["size of 0.weight"].numerator.item() == total.clients
         scores = {name: one.numerator for name, one in total.groups["scores"].items()}
         count = round(self.density * sum(one.numel() for one in scores.values()))
         supports = {name: Support.masked(mask) for name, mask in keep_top_global(scores, count).items()}

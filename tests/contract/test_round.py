@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import logging
+import math
 from dataclasses import replace
 from unittest.mock import patch
 
@@ -25,8 +26,9 @@ from torch import nn
 
 from fedbonsai import wire
 from fedbonsai.core.errors import RoundError
-from fedbonsai.core.message import Message
+from fedbonsai.core.message import Message, Part
 from fedbonsai.core.state import Memory
+from fedbonsai.core.support import Support
 from fedbonsai.engines.local import LocalEngine
 from fedbonsai.federated.aggregate import Total, average
 from fedbonsai.federated.client import Client, Coding
@@ -37,8 +39,11 @@ from fedbonsai.federated.memories import memory_from_bytes, memory_to_bytes
 from fedbonsai.federated.method import Plan
 from fedbonsai.federated.round import run_round
 from fedbonsai.methods.fedavg import FedAvg
+from fedbonsai.methods.fedpm import FedPM
+from fedbonsai.methods.fl_snip import FLSnip
 from fedbonsai.methods.heterofl import HeteroFL
 from fedbonsai.methods.local_prune import LocalPrune
+from fedbonsai.methods.prunefl import PruneFL
 
 SEAMS = [ScoreFirst(), OwnBias(), PerClientMask()]
 
@@ -182,6 +187,46 @@ def test_an_answer_that_cannot_be_used_drops_its_client_and_nobody_else(change, 
     assert reason in row["dropped_why"]["1"]
     assert "client 1 dropped" in caplog.text
     assert all(one.isfinite().all() for one in state.weights.values())
+
+
+def shorter(data):
+    """The same answer of another model: the first dimension of every tensor is one larger."""
+    message = wire.decode(data)
+
+    def wrong(part):
+        shape = (part.support.shape[0] + 1, *part.support.shape[1:])
+        return Part(torch.ones(math.prod(shape)), Support.dense(shape))
+
+    groups = {name: {one: wrong(part) for one, part in parts.items()} for name, parts in message.groups.items()}
+    return wire.encode(dataclasses.replace(message, groups=groups))
+
+
+ASKING = [FLSnip(density=0.4), FedPM(), PruneFL(period=1, initial=0)]
+"""Methods whose clients send more than weights: scores, masks, importance."""
+
+
+@pytest.mark.parametrize("method", ASKING, ids=lambda one: one.name)
+def test_a_client_of_another_model_that_answers_first_drops_nobody_else(method):
+    run = make_run(method, cohort=CLIENTS)
+    serve, state = run.engine._client.serve, run.start().state
+    run.engine._client.serve = lambda data: (shorter if wire.decode(data).client == 0 else bytes)(serve(data))
+    _, row = run_round(method, state, run.engine, run.rules)
+    assert list(row["dropped_why"]) == ["0"]
+    assert "the model here has shape" in row["dropped_why"]["0"]
+
+
+@pytest.mark.parametrize("method", ASKING[:2], ids=lambda one: one.name)
+def test_a_round_in_which_nobody_sends_what_is_needed_ends_the_run_with_one_error(method):
+    run = make_run(method, cohort=CLIENTS)
+    serve, state = run.engine._client.serve, run.start().state
+
+    def bare(data):
+        message = wire.decode(serve(data))
+        return wire.encode(dataclasses.replace(message, groups={}, numbers={}))
+
+    run.engine._client.serve = bare
+    with pytest.raises(RoundError, match=r"the method needs .* got it of none of 5; nothing of it was applied"):
+        run_round(method, state, run.engine, run.rules)
 
 
 def test_a_dropped_client_changes_no_bit_of_what_the_others_give():

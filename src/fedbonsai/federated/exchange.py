@@ -237,22 +237,23 @@ def draw_cohort(plan: Plan, state: State, rules: Rules) -> list[int]:
 
 
 def _check_contents(update: Message, state: State) -> None:
-    """Refuse numbers that are not finite, weights of another model, and what bears another client's number.
+    """Refuse numbers that are not finite, tensors of another model, and what bears another client's number.
 
-    Tensors that are not to be added up over clients are named ``client/...`` by the methods that send such.
+    A tensor that is named like one of the model has its shape, in whatever group: scores, gradients and masks too.
+    Those that are not to be added up over clients are named ``client/...`` by the methods that send such.
     """
     infinite = [
         f"{name}: numbers must be finite, got {one}" for name, one in update.numbers.items() if not math.isfinite(one)
     ]
     if infinite:
         raise ClientError(infinite[0])
-    for name, part in update.groups.get("weights", {}).items():
-        known = state.weights[name].shape if name in state.weights else state.setting.layout.shapes.get(name)
-        if part.support.shape != known:
-            raise ClientError(f"weights/{name}: the model here has shape {known}, got {part.support.shape}")
     _check_units(update, state)
+    shapes = {**state.setting.layout.shapes, **{name: tuple(one.shape) for name, one in state.weights.items()}}
     for group, parts in update.groups.items():
         for name, part in parts.items():
+            if part.support.shape != shapes.get(name, None if group == "weights" else part.support.shape):
+                known = shapes.get(name)
+                raise ClientError(f"{group}/{name}: the model here has shape {known}, got {part.support.shape}")
             if _owner(name) not in ("", str(update.client)):
                 raise ClientError(f"{group}/{name}: a client speaks for itself, got client {update.client}")
             if not all_finite(part.values):

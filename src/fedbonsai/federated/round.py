@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fedbonsai.core.errors import FedbonsaiError
+from fedbonsai.core.errors import FedbonsaiError, RoundError
 from fedbonsai.core.message import Group
 from fedbonsai.core.state import State
 from fedbonsai.core.timing import span
@@ -23,8 +23,8 @@ def run_round(method: ServerSide, state: State, engine: Engine, rules: Rules) ->
         The state after it, and its row of the ledger.
 
     Raises:
-        RoundError: Fewer than ``rules.min_clients`` updates could be used, or than ``rules.robust`` needs; ``state``
-            still stands.
+        RoundError: Fewer than ``rules.min_clients`` updates could be used, or than ``rules.robust`` needs, or none of
+            them has what the method needs; ``state`` still stands.
     """
     plan = method.plan(state)
     ledger = Ledger(state, plan.stage)
@@ -49,9 +49,20 @@ def run_round(method: ServerSide, state: State, engine: Engine, rules: Rules) ->
     with span("aggregate"):
         if robust is not None:
             total = estimated(total, kept, robust)
-        after = method.finalize(state, total)
+        after = _finalized(method, state, total)
     trained = plan.stage == "train"
     after = replace(after, turn=state.turn + 1, round=state.round + trained, held=exchange.held())
     after = replace(after, answered=exchange.answered())
     engine.settle(ledger.accepted)
     return after, ledger.row(after, total)
+
+
+def _finalized(method: ServerSide, state: State, total: Total) -> State:
+    """The state after a round, unless clients left out what the method cannot do without."""
+    try:
+        return method.finalize(state, total)
+    except KeyError as error:
+        raise RoundError(
+            f"round {state.round + 1} ({total.stage}): the method needs {error} of at least one client, "
+            f"got it of none of {total.clients}; nothing of it was applied"
+        ) from error
