@@ -38,7 +38,8 @@ class Line:
         method: Its name.
         settings: Settings of the method.
         run: Settings of the run that differ from the table's.
-        against: Label of the dense line that it is compared with; None takes the first of the table.
+        against: Label of the dense line that it is compared with, in accuracy, bytes and FLOPs; None takes the first of
+            the table. A line of more rounds is compared with the rounds of that.
     """
 
     label: str
@@ -152,7 +153,11 @@ TABLES: Mapping[str, tuple[Mapping[str, Any], tuple[Line, ...]]] = {
             "rounds": 40,
             "evaluate_every": 10,
         },
-        (FEDAVG, *(Line(name, name) for name in ("heterofl", "fedrolex", "fiarse", "fjord"))),
+        (
+            FEDAVG,
+            *(Line(name, name) for name in ("heterofl", "fedrolex", "fiarse", "fjord")),
+            Line("heterofl, twice the rounds", "heterofl", run={"rounds": 80}),
+        ),
     ),
     "personal": (
         {
@@ -222,7 +227,7 @@ def table(name: str, seeds: list[int], runs: Path) -> Table:
         own, dense = found[line.label], found[line.against or lines[0].label]
         pairs = list(zip(own, dense, strict=False))
         below = [100 * (other["test_metric"] - one["test_metric"]) for one, other in pairs]
-        half = [one["bytes_dense"] / 2 for one in own]
+        half = [one["bytes_dense"] / 2 for one in dense]
         down, up = (
             statistics.mean(one[way] / plain for one, plain in zip(own, half, strict=True))
             for way in ("bytes_down", "bytes_up")
