@@ -93,6 +93,9 @@ CIFAR: dict[str, Any] = {
 }
 SHAKESPEARE: dict[str, Any] = {"dataset": "shakespeare", "rounds": 30, "evaluate_every": 10}
 
+LATE = pruned("fedsparsify", 0.2, "fedsparsify, late", start=0.4, reach=0.9)
+"""Dense for two fifths of the rounds."""
+
 EVERY = ("feddst", "fedtiny", "fedmef", "fedrts", "feddip", "fedsparsify", "local-prune", "prunefl")
 
 
@@ -123,12 +126,13 @@ TABLES: Mapping[str, tuple[Mapping[str, Any], tuple[Line, ...]]] = {
             INT8,
             static(0.2),
             static(0.2, "snip"),
+            LATE,
             *(pruned(name, 0.2) for name in ("fedsparsify", "feddip", "feddst", "local-prune")),
         ),
     ),
     "lstm": (
         {**SHAKESPEARE, "rounds": 120, "evaluate_every": 40},
-        (FEDAVG, pruned("fedsparsify", 0.2, reach=0.4)),
+        (FEDAVG, pruned("fedsparsify", 0.2, reach=0.4), LATE),
     ),
     "kinds": (
         FASHION,
