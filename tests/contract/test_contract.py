@@ -50,7 +50,9 @@ def test_a_copy_on_any_engine_with_answers_in_any_order_gives_the_same_bits(meth
 @each_method
 def test_a_run_learns(method):
     holdout = 0.2 if method.traits.personal else 0.0
-    bench = make_bench(net_of(method), holdout=holdout, **WORK[method.name]) if method.name in WORK else None
+    bench = make_bench(net_of(method), holdout=holdout, **WORK.get(method.name, {}))
+    if not bench.has_batch_norm:
+        bench = replace(bench, kernel="stack")  # several clients at a time, as `test_kernels` holds to be the same
     rows = finished(method, rounds=12, cohort=CLIENTS, bench=bench, every=12).rows
     assert rows[-1]["test_metric"] > 0.45 > 1 / 3  # chance
 
