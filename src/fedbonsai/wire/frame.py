@@ -1,10 +1,10 @@
 """The outer layout of a message: header, table, and one body of five streams a group."""
 
 import struct
-import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from fedbonsai.wire.checksum import crc32
 from fedbonsai.wire.errors import (
     ChecksumError,
     FieldError,
@@ -67,8 +67,8 @@ def write_frame(table: Table, bodies: Sequence[Sequence[Stream]]) -> bytes:
             parts.append(struct.pack("<I", _checksum(blocks)))
         parts.extend(block for stream in streams for block in stream.blocks)
     length = HEADER_LENGTH + sum(len(part) for part in parts)
-    header = HEADER.pack(MAGIC, MAJOR, MINOR, 0, length, len(raw), len(coded), zlib.crc32(coded))
-    return b"".join([header, struct.pack("<I", zlib.crc32(header)), *parts])
+    header = HEADER.pack(MAGIC, MAJOR, MINOR, 0, length, len(raw), len(coded), crc32(coded))
+    return b"".join([header, struct.pack("<I", crc32(header)), *parts])
 
 
 def read_frame(data: bytes | memoryview, limits: Limits, *, verify: bool = True) -> Frame:
@@ -93,7 +93,7 @@ def read_frame(data: bytes | memoryview, limits: Limits, *, verify: bool = True)
     budget, end = Budget(limits.max_bytes), HEADER_LENGTH + coded_length
     require(end <= len(view), TruncatedError, "table", f"ends at {end}, the bytes at {len(view)}")
     coded = view[HEADER_LENGTH:end]
-    require(zlib.crc32(coded) == check, ChecksumError, "table", "does not match its checksum")
+    require(crc32(coded) == check, ChecksumError, "table", "does not match its checksum")
     most = _TABLE_RATIO * (coded_length + _TABLE_SPARE)
     require(raw_length <= most, LimitError, "table", f"is {raw_length} bytes, at most {most} allowed")
     raw = expand(coded, raw_length, "table", budget)
@@ -118,7 +118,7 @@ def _read_header(view: memoryview) -> tuple[int, int, int]:
     magic, major, _, zero, length, raw, coded, check = HEADER.unpack(view[: HEADER.size])
     require(magic == MAGIC, NotAMessageError, "header", f"begins with {MAGIC!r}, got {magic!r}")
     expected = int.from_bytes(view[HEADER.size : HEADER_LENGTH], "little")
-    found = zlib.crc32(view[: HEADER.size])
+    found = crc32(view[: HEADER.size])
     require(found == expected, ChecksumError, "header", "does not match its checksum")
     require(major == MAJOR, VersionError, "header", f"version {MAJOR} is known, got {major}")
     require(zero == 0, FieldError, "header", f"bytes 6 and 7 must be zero, got {zero}")
@@ -158,5 +158,5 @@ def _checksum(blocks: Iterable[bytes | memoryview]) -> int:
     """CRC-32 over blocks as if they were one."""
     value = 0
     for block in blocks:
-        value = zlib.crc32(block, value)
+        value = crc32(block, value)
     return value

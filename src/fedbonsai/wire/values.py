@@ -1,6 +1,5 @@
 """The values of one tensor as pieces: which coding a setting chooses, and how each is read back."""
 
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import IntEnum
@@ -15,6 +14,7 @@ from fedbonsai.core.message import Part
 from fedbonsai.core.support import Support
 from fedbonsai.wire import lossy
 from fedbonsai.wire.bits import pack, unpack
+from fedbonsai.wire.checksum import crc32
 from fedbonsai.wire.errors import FieldError, UnknownBaseError, require
 from fedbonsai.wire.floats import (
     Words,
@@ -221,7 +221,7 @@ def tensor_of(words: Words, dtype: torch.dtype) -> Tensor:
 
 def _crc(words: Words) -> int:
     little = words.astype(words.dtype.newbyteorder("<"), copy=False)
-    return zlib.crc32(np.ascontiguousarray(little).data)
+    return crc32(np.ascontiguousarray(little).data)
 
 
 def _read_raw(dtype: torch.dtype, count: int, source: Source) -> Tensor:
