@@ -84,6 +84,11 @@ def _top(scores: Mapping[str, Tensor], count: int) -> dict[str, Tensor]:
             raise SupportError(NOT_A_NUMBER)
         return masks
     pooled = torch.cat([value.detach().reshape(-1) for value in scores.values()]).numpy()
+    there = pooled != -np.inf
+    living = int(np.count_nonzero(there))
+    if count <= living < pooled.size // 2:  # a sparse model's: most of it need not be looked through
+        pooled = pooled[there]
+    del there
     place = pooled.size - count
     pooled.partition(place)
     if np.isnan(pooled[place:]).any():  # NaN comes last
