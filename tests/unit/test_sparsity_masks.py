@@ -32,6 +32,17 @@ def test_the_best_are_kept_and_ties_go_to_the_lower_index(given):
     assert set(mask.nonzero().reshape(-1).tolist()) == best(scores, count)
 
 
+@given(st.lists(st.sampled_from([-math.inf, -math.inf, -math.inf, 0.0, 1.0, 2.0]), min_size=1, max_size=40), st.data())
+def test_of_scores_most_of_which_are_nowhere_the_same_are_kept(values, data):
+    count = data.draw(st.integers(0, len(values)))
+    order = sorted(range(len(values)), key=lambda place: (-values[place], place))
+    expected = [place in order[:count] for place in range(len(values))]
+    assert keep_top(tensor(values), count).tolist() == expected
+    if count:
+        with pytest.raises(SupportError, match="NaN"):
+            keep_top(tensor([*values, math.nan]), count)
+
+
 def test_a_mask_has_the_shape_of_its_scores():
     assert keep_top(tensor([[1.0, 1.0], [1.0, 2.0]]), 2).tolist() == [[True, False], [False, True]]
     assert keep_top(torch.empty(0, 3), 0).shape == (0, 3)
