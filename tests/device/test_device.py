@@ -55,10 +55,9 @@ def test_a_device_that_is_not_here_is_refused(name, said):
 
 def test_a_run_says_that_its_device_is_not_here():
     assert device_of("cpu") == CPU
+    task = Task(net, "cross_entropy", [examples(9, 0)], examples(9, 1))
     with pytest.raises(ConfigError, match="is not here"):
-        fedbonsai.run(
-            Task(net, "cross_entropy", [examples(9, 0)], examples(9, 1)), FedAvg(), rounds=1, device="cuda:99"
-        )
+        fedbonsai.run(task, FedAvg(), rounds=1, cohort=1, device="cuda:99")
 
 
 def test_workers_of_other_engines_do_not_share_a_device():
