@@ -95,8 +95,14 @@ def main(made: Path) -> int:
     device, failed = load(made), 0
     for name, method, bench in runs():
         try:
-            far = finished(method, bench=replace(bench(), device=device, meter=Meter()))
-            problem = differs(finished(method, bench=bench()), far, 1e-6 if name.endswith(OWN_WAYS) else 0.0)
+            there = replace(bench(), device=device, meter=Meter())
+            far = finished(method, bench=there)
+            one_place = {there.flat.device, there.task.pool.inputs.device, there.task.test.targets.device}
+            problem = (
+                f"it is on {one_place}"
+                if one_place != {device}
+                else differs(finished(method, bench=bench()), far, 1e-6 if name.endswith(OWN_WAYS) else 0.0)
+            )
         except Exception:  # noqa: BLE001  all are to be told
             problem = traceback.format_exc(limit=-3)
         failed += bool(problem)

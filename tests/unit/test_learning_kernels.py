@@ -255,6 +255,7 @@ def test_a_compiled_module_trains_the_same() -> None:
         for kernel in ("loop", "compiled"):
             bench = bench_of(kernel, Work(batch_size=8, lr=0.3), 16, 24, 8)  # 9 and 41 examples leave a batch of one
             assert bench.batched is None
+            assert (bench.forward is bench.module) == (kernel == "loop")
             found.append(
                 [Learner(bench, client).fit(bench.initial, objective=objective) for client in range(len(SIZES))]
             )

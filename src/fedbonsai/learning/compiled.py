@@ -6,10 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fedbonsai.core.errors import ConfigError
+from fedbonsai.learning.kernels import agree
 from fedbonsai.learning.task import PreparedTask
-
-TOLERANCE = 1e-4
-"""How far its gradients may be from the module's own, over the largest of these."""
 
 Forward = Callable[[Tensor], Tensor]
 """Inputs of a batch to outputs."""
@@ -49,6 +47,5 @@ def _differs(forward: Forward, module: nn.Module, task: PreparedTask, size: int)
     for run in (module, forward):
         loss = task.loss.function(run(inputs), targets)
         found.append(torch.autograd.grad(loss, own, allow_unused=True, materialize_grads=True))
-    most = max(1.0, *(float(one.abs().max()) for one in found[0]))
-    apart = max(float((one - other).abs().max()) for one, other in zip(*found, strict=True))
-    return "" if apart <= TOLERANCE * most else "its gradients are others once it is compiled"
+    alone, made = found
+    return "" if agree(made, alone) else "its gradients are others once it is compiled, or drawn at random"

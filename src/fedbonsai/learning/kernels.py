@@ -1,5 +1,6 @@
 """How local training is computed: client after client, or many clients' steps at once. The choice decides last bits."""
 
+from collections.abc import Sequence
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 import torch
@@ -24,7 +25,7 @@ WORTH_A_STACK, WORTH_A_VMAP = 4, 16
 """Clients of a round from which it pays."""
 
 TOLERANCE = 1e-4
-"""How far gradients side by side may be from those alone, over the largest of these."""
+"""How far gradients of a kernel may be from autograd's, over the largest of these."""
 
 
 @runtime_checkable
@@ -70,6 +71,18 @@ def choose_kernel(module: nn.Module, task: PreparedTask, flops: int, cohort: int
     return "loop", f"{size}: {pays}{problem}"
 
 
+def agree(found: Sequence[Tensor], alone: Sequence[Tensor]) -> bool:
+    """Whether a kernel's gradients are those that autograd gives, but for rounding.
+
+    Examples:
+        >>> agree([torch.tensor([2e-6])], [torch.tensor([1e-6])]), agree([torch.zeros(2)], [torch.zeros(2)])
+        (False, True)
+    """
+    largest = max(float(one.abs().max()) for one in alone)
+    apart = max(float((one - other).abs().max()) for one, other in zip(found, alone, strict=True))
+    return apart <= TOLERANCE * largest
+
+
 def _found(kernel: str, module: nn.Module, task: PreparedTask) -> Gradients | str:
     """The gradients of a batched kernel, or why it cannot train a model."""
     if any(True for _ in module.buffers()):
@@ -106,8 +119,7 @@ def _differs(found: Gradients, module: nn.Module, task: PreparedTask) -> str:
             outputs = torch.func.functional_call(module, leaves, (inputs[client, real],))
             loss = task.loss.function(outputs, targets[client, real])
             alone = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-            apart = max(float((into[name][client] - one).abs().max()) for name, one in zip(leaves, alone, strict=True))
-            if not apart <= TOLERANCE * max(1.0, *(float(one.abs().max()) for one in alone)):
+            if not agree([into[name][client] for name in leaves], alone):
                 return "an example's gradient depends on others in its batch, or a layer does not what its type says"
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
         return f"it fails side by side: {error}"[:300]

@@ -68,7 +68,8 @@ class HeteroFL:
         groups, cut = learner.bench.channels, places(task)
         classes = learner.classes() if self.masked_loss else None
         scales = _scales(groups, cut) if self.scaler else {}
-        fit = fit_smaller(task, learner, Objective(around=lambda module: _training(module, scales, classes)))
+        here = None if classes is None else learner.near({"classes": classes})["classes"]
+        fit = fit_smaller(task, learner, Objective(around=lambda module: _training(module, scales, here)))
         weights, sent = (dict(fit.weights), cut) if classes is None else _rows(fit.weights, cut, groups, classes)
         return compact_update(weights, sent, 1.0, loss=fit.loss), memory
 
