@@ -111,6 +111,8 @@ def prepare(copy: Path) -> None:
         "only_mutate": list(MUTATED),
         "pytest_add_cli_args_test_selection": tests,
         "pytest_add_cli_args": ["-m", "not slow", "-p", "no:cacheprovider"],
+        # Tests that were run in the process that is forked leave what they have made once for all of them: traces, say.
+        "process_isolation": "forkserver",
         "timeout_multiplier": 3.0,
         "timeout_constant": 5.0,
     }

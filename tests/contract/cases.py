@@ -118,6 +118,8 @@ EXACT: dict[str, list[dict[str, object]]] = {
 
 WORK: dict[str, dict[str, object]] = {
     "fedpm": {"optimizer": "adam", "lr": 0.1, "epochs": 10},
+    "hermes": {"epochs": 2},
+    "lotteryfl": {"epochs": 2},
     "sub-fedavg": {"epochs": 5},
 }
 """Local work of methods that do not learn with that of the others."""

@@ -201,16 +201,16 @@ class State:
         supports = self.supports if supports is None else supports
         supports = {name: one for name, one in supports.items() if one.kind != "dense" and name in weights}
         optimizer = self.optimizer if optimizer is None else optimizer
-
-        def cut(name: str, value: Tensor) -> Tensor:
-            return supports[name].apply(value) if name in supports else value
-
         return replace(
             self,
-            weights={name: cut(name, value) for name, value in weights.items()},
+            weights={name: _cut(value, supports.get(name)) for name, value in weights.items()},
             supports=dict(supports),
             optimizer=Memory(
-                {key: cut(key.rsplit("/", 1)[0], value) for key, value in optimizer.tensors.items()},
+                {key: _cut(one, supports.get(key.rsplit("/", 1)[0])) for key, one in optimizer.tensors.items()},
                 optimizer.numbers,
             ),
         )
+
+
+def _cut(value: Tensor, support: Support | None) -> Tensor:
+    return value if support is None else support.apply(value)

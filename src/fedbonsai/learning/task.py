@@ -219,12 +219,11 @@ def split(positions: Tensor, validation: float, holdout: float, seed: int, clien
 
 def _sizes(examples: int, validation: float, holdout: float) -> tuple[int, int]:
     """How many of a client's examples are kept for decisions, and how many for evaluation."""
-
-    def size(share: float) -> int:
-        return min(max(1, round(share * examples)), max(0, examples - 2)) if share > 0 else 0
-
-    held = size(holdout)
-    return min(size(validation), max(0, examples - held - 1)), held
+    kept, held = (
+        min(max(1, round(share * examples)), max(0, examples - 2)) if share > 0 else 0
+        for share in (validation, holdout)
+    )
+    return min(kept, max(0, examples - held - 1)), held
 
 
 def as_pool(data: Data) -> Pool:

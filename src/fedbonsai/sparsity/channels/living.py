@@ -36,6 +36,9 @@ def departs(model: nn.Module, small: nn.Module, groups: Groups, index: Index) ->
     """The first layer of a smaller module that says something else than the whole one; None if none is known to.
 
     Both compute on the example, in evaluation mode, with weights that are drawn anew, as some are zero at first.
+
+    Raises:
+        ConfigError: One of them does not run with such weights.
     """
     found = None
     for kind, rest, apart in TRIES:
@@ -44,8 +47,10 @@ def departs(model: nn.Module, small: nn.Module, groups: Groups, index: Index) ->
         cut = {name: cut_by(one, index.get(name, ())) for name, one in values.items()}
         try:
             expected, got = _trail(filled(model, weak), groups, index), _trail(filled(small, cut), groups, {})
-        except ConfigError:  # not every model can compute more precisely
-            continue
+        except ConfigError:
+            if kind is None:
+                raise
+            continue  # not every model can compute more precisely
         if not all(bool(one().isfinite().all()) for path, one in expected if not path):
             continue
         wrong = _first_apart(expected, got, apart)

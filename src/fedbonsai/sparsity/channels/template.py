@@ -118,7 +118,10 @@ def _check(small: nn.Module, groups: Groups, index: Index, counts: tuple[int, ..
 
 def _compare(model: nn.Module, small: nn.Module, groups: Groups, index: Index, counts: tuple[int, ...]) -> None:
     """A number of channels that follows may be used for more than a size, which only numbers show."""
-    wrong = departs(model, small, groups, index)
+    try:
+        wrong = departs(model, small, groups, index)
+    except ConfigError as error:
+        raise ConfigError(f"with {_said(groups, counts)} and weights moved a little, {error}") from error
     if wrong is not None:
         place = f"layer {wrong!r}" if wrong else "the model"
         raise ConfigError(
