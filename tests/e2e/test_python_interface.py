@@ -177,7 +177,12 @@ def test_a_model_without_prunable_weights_can_be_trained_and_not_pruned():
     [
         (nn.Identity, "a model needs parameters, all of them float32, got none"),
         (lambda: nn.Linear(6, 3).double(), "a model needs parameters, all of them float32, got "),
-        (lambda: nn.Linear(5, 3), "model, loss and data must fit each other"),
+        (
+            lambda: nn.Linear(5, 3),
+            r"fit each other, on the first examples: the model \(Linear\), given \(2, 6\): mat1",
+        ),
+        (lambda: nn.Sequential(nn.Linear(6, 4), nn.Linear(5, 3)), r"layer '1' \(Linear\), given \(2, 4\): mat1"),
+        (lambda: nn.Sequential(nn.Linear(6, 3), nn.Unflatten(1, (3, 1))), "on the first examples: the loss: Expected"),
         (lambda: empty(nn.Linear(6, 3)), "weight: a model must begin with finite weights, got NaN or infinity"),
     ],
 )

@@ -16,6 +16,7 @@ from fedbonsai.core.layout import Layout
 from fedbonsai.core.seeds import seeded
 from fedbonsai.core.state import Tensors
 from fedbonsai.core.support import Support
+from fedbonsai.learning.calls import under_way
 from fedbonsai.learning.compiled import Forward, compiled
 from fedbonsai.learning.device import CPU
 from fedbonsai.learning.flops import Cost, count
@@ -398,11 +399,15 @@ class Bench:
     def _count_flops(self) -> Cost:
         inputs, targets = first_examples(self.task.pool)
         self.module.eval()
-        try:
-            with seeded(self.seed, "flops"):
-                cost = count(lambda: self.task.loss.function(self.module(inputs), targets), len(targets))
-        except (RuntimeError, IndexError, TypeError, ValueError) as error:
-            raise ConfigError(f"model, loss and data must fit each other, on the first examples: {error}") from error
+        with under_way(self.module) as layers:
+            try:
+                with seeded(self.seed, "flops"):
+                    cost = count(lambda: self.task.loss.function(self.module(inputs), targets), len(targets))
+            except (RuntimeError, IndexError, TypeError, ValueError) as error:
+                place = layers[-1] if layers else "the loss"
+                raise ConfigError(
+                    f"model, loss and data must fit each other, on the first examples: {place}: {error}"
+                ) from error
         self.module.train()
         self.module.zero_grad(set_to_none=True)
         return cost
