@@ -31,16 +31,21 @@ class Stripes:
 
 
 def boxes(shape: Sequence[int], index: Sequence[Tensor] | None) -> tuple[Box, ...] | None:
-    """A grid as at most `BLOCKS` boxes; None where there are more, as for indices drawn at random."""
+    """A grid as at most `most_boxes`; None where there are more, as for indices drawn at random."""
     lists = index or ()
     breaks = [_breaks(size, one) for size, one in zip(shape, lists, strict=index is not None)]
-    if math.prod(len(one) + 1 for one in breaks) > BLOCKS:
+    if math.prod(len(one) + 1 for one in breaks) > most_boxes(shape):
         return None
     # What comes after the last dimension that is cut needs no slice, and costs none.
     cut = [dim for dim, one in enumerate(lists) if one.numel() != shape[dim]]
     depth = cut[-1] + 1 if cut else 0
     runs = [_runs(one, own) for one, own in zip(lists[:depth], breaks, strict=False)]
     return tuple((tuple(run[0] for run in box), tuple(run[1] for run in box)) for box in product(*runs))
+
+
+def most_boxes(shape: Sequence[int]) -> int:
+    """How many boxes are worth copying one by one: of a vector two, as looking its indices up is quick."""
+    return BLOCKS if len(shape) > 1 else 2
 
 
 def striped(shape: Sequence[int], index: Sequence[Tensor] | None) -> Stripes | None:

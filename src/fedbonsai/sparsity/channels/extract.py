@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 
 import numpy as np
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 
 from fedbonsai.core.channels import Groups
 from fedbonsai.core.errors import SupportError
-from fedbonsai.core.runs import BLOCKS
+from fedbonsai.core.runs import most_boxes
 from fedbonsai.core.support import Support
 from fedbonsai.sparsity.channels.filled import Index, filled, tensors_of
 from fedbonsai.sparsity.channels.place import take
@@ -64,9 +65,16 @@ def extract(
         value = take(one, supports[name]) if name in supports else one.clone()
         values[name] = nn.Parameter(value, one.requires_grad) if isinstance(one, nn.Parameter) else value
     small = filled(empty.module, values, empty.tensors)
-    for mine, whole in zip(small.modules(), model.modules(), strict=True):
-        vars(mine)["training"] = whole.training
+    _same_modes(small, model)
     return small, dict(supports)
+
+
+def _same_modes(mine: nn.Module, whole: nn.Module) -> None:
+    """Training or evaluation, module by module; written out, as `modules` of every client's model takes its time."""
+    vars(mine)["training"] = whole.training
+    for one, other in zip(vars(mine)["_modules"].values(), vars(whole)["_modules"].values(), strict=True):
+        if one is not None:
+            _same_modes(one, other)
 
 
 @dataclass(frozen=True)
@@ -149,7 +157,7 @@ def indices(groups: Groups, keep: Mapping[str, Tensor]) -> Index:
 def supports_of(groups: Groups, index: Index) -> dict[str, Support]:
     """Where smaller tensors sit. Built directly: the indices are in range and in order, as they come from a mask."""
     whole: dict[int, Tensor] = {}
-    single: dict[int, bool] = {}
+    known: dict[int, tuple[int, bool]] = {}
     found = {}
     for name, axes in index.items():
         shape = groups.shapes[name]
@@ -161,15 +169,16 @@ def supports_of(groups: Groups, index: Index) -> dict[str, Support]:
                 whole[size] = torch.arange(size)
         lists = tuple(whole[size] if one is None else one for size, one in zip(shape, axes, strict=True))
         found[name] = Support(shape, index=lists)
-        if any(one is not None and _at_random(one, single) for one in axes):
+        parts = [_parts(one, known) for one in axes if one is not None]
+        if prod(runs for runs, _ in parts) > most_boxes(shape) and not all(evenly for _, evenly in parts):
             vars(found[name]).update(blocks=None, stripes=None)  # what the properties would find, for each tensor anew
     return found
 
 
-def _at_random(index: Tensor, known: dict[int, bool]) -> bool:
-    """Whether a list has too many runs for boxes, and they do not repeat."""
+def _parts(index: Tensor, known: dict[int, tuple[int, bool]]) -> tuple[int, bool]:
+    """How many runs a list has, and whether they begin at equal distances; found once a list."""
     if id(index) not in known:
         one = index.numpy()
         starts = np.flatnonzero(one[1:] - one[:-1] != 1) + 1
-        known[id(index)] = len(starts) >= BLOCKS and len(set(np.diff(one[starts]).tolist())) > 1
+        known[id(index)] = len(starts) + 1, len(set(np.diff(one[starts]).tolist())) <= 1
     return known[id(index)]

@@ -53,8 +53,11 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     memo[id(module)] = found
     own = vars(found)
     for name, value in vars(module).items():
-        if type(value) in _VALUES:
+        kind = type(value)
+        if kind in _VALUES:
             own[name] = value
+        elif (kind is OrderedDict or kind is dict) and not value:  # most of what a module holds: hooks
+            own[name] = kind()
         elif name in _TABLES:
             own[name] = {key: _entry(one, memo) for key, one in value.items()}
         else:
@@ -68,8 +71,6 @@ def _entry(one: Any, memo: dict[int, Any]) -> Any:  # noqa: ANN401
 
 def _part(value: Any, memo: dict[int, Any]) -> Any:  # noqa: ANN401
     kind = type(value)
-    if kind is dict or kind is OrderedDict:
-        return kind() if not value else copy.deepcopy(value, memo)
     if kind in (tuple, set, list) and all(type(one) in _VALUES for one in value):
         return kind(value)
     return copy.deepcopy(value, memo)
