@@ -34,6 +34,7 @@ TESTS = (
     "tests/unit/test_wire_*.py",
     "tests/wire/test_*.py",
     "tests/golden/test_aggregate.py",
+    "tests/golden/test_channel_places.py",
     "tests/golden/test_worked_example.py",
 )
 KILLED = ("killed", "timeout", "segfault")

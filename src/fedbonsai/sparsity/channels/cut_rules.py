@@ -117,7 +117,7 @@ def indexed(t: Tracer, call: Call) -> list[Dims]:
 def gathered(t: Tracer, call: Call) -> list[Dims]:
     """Values picked along one dimension; the index may have labels of its own."""
     for labels in t.dims(call.args[0]):
-        t.fix(labels, "gather picks by number")
+        t.fix(labels, f"{call.name} picks by number")
     return [[plain(size) for size in call.result.shape]]
 
 
@@ -204,9 +204,9 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(words("chunk tensor_split"), chunked),
     **dict.fromkeys(words("split split_with_sizes"), split),
     **dict.fromkeys(words("unbind select iter"), unbound),
-    **dict.fromkeys(words("index_select take_along_dim"), indexed),
     "stack": stacked,
-    "gather": gathered,
+    "index_select": indexed,
+    **dict.fromkeys(words("gather take_along_dim"), gathered),
     "narrow": narrowed,
     "getitem": getitem,
     "glu": glu,

@@ -89,7 +89,7 @@ def reduced(t: Tracer, call: Call) -> list[Dims]:
     first = call.args[0]
     place = NAMED.get(call.name, REDUCED[call.name])
     asked = call.arg(place, "dim", call.kwargs.get("axis", DEFAULTS.get(call.name)))
-    if call.name in ("max", "min") and isinstance(asked, Tensor):
+    if call.name in ("max", "min") and isinstance(call.kwargs.get("other", asked), Tensor):
         return pointwise(t, call)
     dims = t.dims(first)
     chosen = range(first.dim()) if asked is None or isinstance(asked, str | bool) else numbers(asked, first.dim())

@@ -35,8 +35,7 @@ def recurrent(t: Tracer, call: Call) -> list[Dims]:
     assert hidden is not None and made is not None  # noqa: S101, PT018  a stack has at least one layer
     _sizes_of_cells(t, call, hidden, made)
     for place, one in enumerate(flat(states)):
-        if not t.made_here(one):
-            t.unite(hidden if place else made, t.dims(one)[-1], "the first state")
+        _begins(t, one, hidden if place else made, "the first state")
     hidden_weight = weights[(layers - 1) * (both + 1) * each + 1]
     if layers == 1 and not both:
         # What the layer says is what it reads of itself in the next step.
@@ -46,6 +45,14 @@ def recurrent(t: Tracer, call: Call) -> list[Dims]:
     for one, labels in zip(flat(call.result), ends, strict=True):
         found.append([*(plain(size) for size in one.shape[:-1]), labels])
     return found
+
+
+def _begins(t: Tracer, state: Tensor, units: Labels, name: str) -> None:
+    """What a cell begins with: as many units as it has, for each layer and each example, which stay."""
+    if not t.made_here(state):
+        t.unite(units, t.dims(state)[-1], name)
+        for labels in t.dims(state)[:-1]:
+            t.fix(labels, f"{name} of an example")
 
 
 def _sizes_of_cells(t: Tracer, call: Call, hidden: Labels, made: Labels) -> None:
@@ -89,8 +96,7 @@ def recurrent_cell(t: Tracer, call: Call) -> list[Dims]:
     weights = [one for one in weights if isinstance(one, Tensor)]
     units, _ = cell(t, call.name, first, t.dims(first)[-1], weights)
     for one in flat(states):
-        if not t.made_here(one):
-            t.unite(units, t.dims(one)[-1], "the state")
+        _begins(t, one, units, "the state")
     _sizes_of_cells(t, call, units, units)
     return [[*t.dims(first)[:-1], units] for _ in flat(call.result)]
 

@@ -111,7 +111,7 @@ def _check(small: nn.Module, groups: Groups, index: Index, counts: tuple[int, ..
         raise ConfigError(
             f"with {_said(groups, counts)} the model must give {list(groups.outputs)}, got {record.shapes}; {hint}"
         )
-    wrong = _mixed(record, groups, index, counts)
+    wrong = _mixed(record, groups, index)
     if wrong is not None:
         raise ConfigError(f"with {_said(groups, counts)} layer {wrong!r} mixes channels that it kept apart; {hint}")
 
@@ -140,15 +140,8 @@ def _said(groups: Groups, counts: tuple[int, ...]) -> str:
     return ", ".join(fewer[:4] + ["..."] * (len(fewer) > 4)) or "all channels"
 
 
-def _mixed(record: Record, groups: Groups, index: Index, counts: tuple[int, ...]) -> str | None:
-    """The first layer in which two units have become one, or one is fixed that was not."""
-    reasons = record.atoms.reasons()
-    single = {
-        unit
-        for (name, start), count in zip(groups.starts.items(), counts, strict=True)
-        if count == 1
-        for unit in range(start, start + groups.units[name])
-    }
+def _mixed(record: Record, groups: Groups, index: Index) -> str | None:
+    """The first layer in which two units have become one."""
     unit_of: dict[int, int] = {}
     for name, axes in groups.axes.items():
         for labels, kept, own in zip(axes, index[name], record.axes[name], strict=True):
@@ -158,7 +151,6 @@ def _mixed(record: Record, groups: Groups, index: Index, counts: tuple[int, ...]
             roots = record.atoms.roots(own)
             inside = roots >= 0
             for root, unit in zip(roots[inside].tolist(), units[torch.from_numpy(inside)].tolist(), strict=True):
-                fixed = root in reasons and unit not in single
-                if unit >= 0 and (fixed or unit_of.setdefault(root, unit) != unit):
+                if unit >= 0 and unit_of.setdefault(root, unit) != unit:
                     return name.rpartition(".")[0] or name
     return None

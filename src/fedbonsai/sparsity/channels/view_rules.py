@@ -30,7 +30,7 @@ def reshape(t: Tracer, call: Call) -> list[Dims]:
 def reshape_as(t: Tracer, call: Call) -> list[Dims]:
     """The shape of another tensor, whose sizes follow."""
     other = call.args[1]
-    asked = [Extent(size, None if same(own) else own) for size, own in zip(other.shape, t.dims(other), strict=True)]
+    asked = [size if same(own) else Extent(size, own) for size, own in zip(other.shape, t.dims(other), strict=True)]
     return [regroup(t, call, asked)]
 
 
@@ -111,25 +111,24 @@ def _spread(t: Tracer, call: Call, flat: Labels, targets: Sequence[tuple[int, ob
     across = np.moveaxis(flat.reshape(shape), free, 0).reshape(shape[free], -1)
     t.atoms.tie(across)
     labels = np.ascontiguousarray(across[:, 0])
-    if not _heads(t, shape[free], labels):
-        if _unflattening(t):
-            before = targets[0][0]
-            t.attribute("unflattened_size", labels, targets[free][0] - before)
-        else:
-            follow(t, targets[free][1], labels, call.name)
+    if _unflattening(t):
+        before = targets[0][0]
+        t.attribute("unflattened_size", labels, targets[free][0] - before)
+    elif not _heads(t, shape[free], labels):
+        follow(t, targets[free][1], labels, call.name)
     yield targets[free][0], labels
 
 
 def _free(t: Tracer, shape: Sequence[int], targets: Sequence[tuple[int, object]]) -> int | None:
     """Which of several dimensions shrinks when channels are split: heads, else a size that follows."""
+    if _unflattening(t):
+        return 0
     owner = _owner(t)
     if owner is not None:
         found = [dim for dim, size in enumerate(shape) if size == owner[2]]
         if found:
             # (3, heads, size): three heads do not make the first dimension theirs
             return found[1] if len(shape) > 2 and found[0] == 0 and len(found) > 1 else found[0]
-    if _unflattening(t):
-        return 0
     following = [dim for dim, (_, size) in enumerate(targets) if isinstance(size, Extent) or size == -1]
     if following:
         return following[-1]
@@ -218,7 +217,7 @@ def expanded(t: Tracer, call: Call) -> list[Dims]:
     dims = [plain(1)] * (len(shape) - len(dims)) + dims
     asked = call.args[1:]
     sizes = list(asked[0] if asked and isinstance(asked[0], tuple | list) else asked)
-    if call.name == "expand" and len(sizes) == len(dims):
+    if call.name != "expand_as" and len(sizes) == len(dims):
         for size, labels in zip(sizes, dims, strict=True):
             follow(t, size, labels, call.name)
     return [[own if len(own) == size else plain(size) for own, size in zip(dims, shape, strict=True)]]
