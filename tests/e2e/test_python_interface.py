@@ -55,6 +55,22 @@ def test_the_result_is_what_is_written(tmp_path):
     assert set(contents(tmp_path / "made")) >= {"model.safetensors", "report.html", "checkpoint/state.safetensors"}
 
 
+def test_a_loss_that_is_no_number_is_null(tmp_path):
+    inputs, _ = examples(30, 9)
+    far = (inputs, torch.full((30, 3), 1e30))  # whose squares are infinite
+    near = [(one, one[:, :3]) for one, _ in (examples(20, seed) for seed in range(3))]
+    task = fedbonsai.Task(model=lambda: nn.Linear(6, 3), loss="mse", clients=near, test=far)
+    result = run(task, out=tmp_path / "made")
+
+    def refuse(word):
+        raise AssertionError(f"{word} is no JSON")
+
+    written = json.loads((tmp_path / "made" / "result.json").read_text(), parse_constant=refuse)
+    assert result.final["test_loss"] == float("inf")
+    assert written["final"]["test_loss"] is written["rounds"][0]["test_loss"] is None
+    assert violations(written) == []
+
+
 def test_without_a_directory_nothing_is_written_and_the_same_comes_out(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     seen: list[dict[str, Any]] = []

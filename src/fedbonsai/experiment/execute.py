@@ -36,6 +36,7 @@ from fedbonsai.federated.submodels import only_grids
 from fedbonsai.learning.bench import Bench, channels_of
 from fedbonsai.learning.device import exactly
 from fedbonsai.learning.task import PreparedTask, Task
+from fedbonsai.report.formats import storable
 from fedbonsai.report.html import write_report
 from fedbonsai.report.profile import Profile
 from fedbonsai.report.tensorboard import write_events
@@ -271,7 +272,7 @@ def write_result(out: Path, result: Result) -> None:
             save_file({name: one.contiguous().clone() for name, one in result.tensors.items()}, temporary)
         write_report([result.record], out / REPORT, title=result.record["name"])
         write_events(result.record, out / "tensorboard")
-        write_text(out / RESULT, json.dumps(result.record, indent=1))
+        write_text(out / RESULT, json.dumps(storable(result.record), indent=1, allow_nan=False))
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"the result cannot be written to {out}: {error}; make room and resume") from error
 

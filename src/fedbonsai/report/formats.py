@@ -17,11 +17,13 @@ def storable(value: Any) -> Any:  # noqa: ANN401 - anything that JSON holds
     """The same with None for numbers that are not finite, which JSON has no words for.
 
     Examples:
-        >>> storable({"loss": float("nan"), "bytes": {"up": 3}})
-        {'loss': None, 'bytes': {'up': 3}}
+        >>> storable({"loss": float("nan"), "bytes": {"up": 3}, "rounds": [{"loss": float("inf")}]})
+        {'loss': None, 'bytes': {'up': 3}, 'rounds': [{'loss': None}]}
     """
     if isinstance(value, Mapping):
         return {key: storable(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [storable(one) for one in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
