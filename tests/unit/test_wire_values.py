@@ -224,6 +224,12 @@ def test_sign_has_the_best_scale() -> None:
     assert float(back.abs().max()) == pytest.approx(float(values.abs().mean()), rel=1e-4)
 
 
+@pytest.mark.parametrize("coding", sorted(set(LOSSY) - {"fp16"}))
+def test_values_of_any_size_are_coded_alike(coding: str) -> None:
+    values = torch.linspace(-3, 5, 40)
+    assert torch.equal(through(values * 2.0**-30, coding), through(values, coding) * 2.0**-30)
+
+
 def test_ternary_has_three_values() -> None:
     values = weights(50, 50)
     back, threshold = through(values, "ternary"), 0.7 * float(values.abs().mean())
