@@ -1,6 +1,8 @@
 """Equal seeds give equal bits, wherever a run is computed and however often it is interrupted."""
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -86,6 +88,20 @@ def started(log: Path, words: list[str], rounds: int) -> Iterator[int]:
         wait_until(lambda: finished_rounds(log) >= rounds or not process.is_alive())
         assert process.pid is not None
         yield process.pid
+
+
+@pytest.mark.parametrize("engine", ["local", "processes"])
+def test_a_run_is_not_taken_up_while_it_goes_on(command, tmp_path, undisturbed, engine):
+    out = tmp_path / "made"
+    with started(tmp_path / "log", arguments("fedavg", out, "--engine", engine), 1) as process:
+        os.kill(process, signal.SIGSTOP)  # it does not end in the meantime
+        second = command("resume", str(out))
+        os.kill(process, signal.SIGCONT)
+    assert second.code == 1
+    assert f"{out} must be run by one process at a time, another one is at work there; follow it" in second.err
+    assert command("resume", str(out)).code == 0
+    assert bits(out) == bits(undisturbed["fedavg"])
+    assert not (out / ".experiment.toml.lock").exists()
 
 
 @pytest.mark.parametrize("engine", ["local", "processes"])

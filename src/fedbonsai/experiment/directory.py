@@ -1,5 +1,6 @@
 """The directory of a run: whose it is, and files that are there whole or not at all."""
 
+import fcntl
 import os
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
@@ -18,21 +19,23 @@ REPORT = "report.html"
 def claimed(out: Path | None, experiment: Experiment) -> Iterator[None]:
     """Hold a directory for a run; a run that is refused inside the block leaves nothing of itself there.
 
-    Otherwise a slip in one setting would keep the directory from the run with the slip mended.
+    Otherwise a slip in one setting would keep the directory from the run with the slip mended. No other process can run
+    there in the meantime: two would write each other's checkpoints.
 
     Args:
         out: The directory; None holds nothing.
         experiment: The settings of the run.
 
     Raises:
-        ConfigError: It holds another run or other files, or cannot be written.
+        ConfigError: It holds another run or other files, cannot be written, or a process runs there.
     """
     if out is None:
         yield
         return
     fresh = _claim(out, experiment)
     try:
-        yield
+        with _alone(out):
+            yield
     except ConfigError:
         if fresh and not (out / CHECKPOINT).exists():
             (out / EVENTS).unlink(missing_ok=True)
@@ -40,6 +43,26 @@ def claimed(out: Path | None, experiment: Experiment) -> Iterator[None]:
             with suppress(OSError):  # whatever else is there stays
                 out.rmdir()
         raise
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Keep other processes out of a directory; the system lets go of it however this one ends."""
+    path = out / f".{EXPERIMENT}.lock"
+    with path.open("ab") as lock:
+        try:
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock no worker takes it over
+        except (BlockingIOError, PermissionError) as error:
+            raise ConfigError(
+                f"{out} must be run by one process at a time, another one is at work there; follow it with "
+                f"`fedbonsai watch {out}`, or choose another --out"
+            ) from error
+        except OSError:  # a file system without locks
+            pass
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def check_comparison(out: Path, labels: Collection[str]) -> None:
