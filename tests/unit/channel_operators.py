@@ -85,6 +85,7 @@ ARITHMETIC = {
     "normalized over channels": rows(lambda _, x: functional.normalize(x)),
     "gumbel softmax over rows": rows(lambda _, x: functional.gumbel_softmax(x, 1.0, False, 1e-10, 0)),
     "similarity over rows": rows(lambda m, x: x * functional.cosine_similarity(x, m.more(x), 0), more=other()),
+    "divided by the number of channels": rows(lambda _, x: x / x.shape[1]),
     "running sum": steps(lambda _, x: x.cumsum(1)),
     "softmax over steps": steps(lambda _, x: x.softmax(dim=1)),
     "sorted": rows(lambda _, x: x.sort(0)[0]),
@@ -143,6 +144,7 @@ CUT = {
     "two chunks": rows(lambda _, x: (lambda a, b: a * b)(*x.chunk(2, 1))),
     "chunks by name": rows(lambda _, x: torch.cat(torch.chunk(x, chunks=4, dim=-1), 1)),
     "chunks of rows": rows(lambda _, x: x.chunk(3)[0]),
+    "chunks of one": rows(lambda _, x: sum(x.chunk(8, 1)) * x),
     "unequal chunks": rows(lambda _, x: torch.cat(x.chunk(3, 1), 1)),
     "tensor split": rows(lambda _, x: x.tensor_split(2, 1)[1]),
     "split by an attribute": rows(lambda m, x: torch.cat(x.split(m.half, 1), 1), half=4),
@@ -193,7 +195,9 @@ INDEXED = {
     "channels by a list": rows(lambda _, x: x[:, [0, 2]]),
     "pixels by two lists": images(lambda _, x: x[:, :, [0, 1], [1, 0]]),
     "lists apart": images(lambda _, x: x[[0, 1], :, [0, 1]]),
-    "written": rows(lambda _, x: x.clone().index_fill_(0, torch.tensor([0]), 0.0)),
+    "set": rows(lambda _, x: written(x, (slice(None), 0), 0.0)),
+    "set in a row": rows(lambda m, x: written(x, 0, m.more(x)[1]), more=other()),
+    "filled by index": rows(lambda _, x: x.clone().index_fill_(0, torch.tensor([0]), 0.0)),
 }
 SHAPED = {
     "a number": rows(lambda _, x: x.view(-1, 8)),
@@ -258,7 +262,7 @@ TURNED = {
     "expanded as": rows(lambda m, x: m.more(x).expand_as(x) * x, more=other(1)),
     "broadcast": rows(lambda _, x: torch.broadcast_to(x[:, None], (3, 2, 8))),
     "repeated": rows(lambda _, x: x.repeat(1, 2)),
-    "repeated before": rows(lambda _, x: x.repeat(2, 1, 1)[0]),
+    "repeated before": rows(lambda _, x: x.repeat(3, 1, 1)[0]),
     "tiled": rows(lambda _, x: torch.tile(x, (1, 3))),
     "each twice": rows(lambda _, x: x.repeat_interleave(2, 1)),
     "each thrice": rows(lambda _, x: torch.repeat_interleave(x, repeats=3, dim=-1)),
@@ -339,6 +343,13 @@ def query(function, **more):
     return steps(function, **more)
 
 
+def written(x, place, value):
+    """A copy with a value in some place."""
+    x = x.clone()
+    x[place] = value
+    return x
+
+
 def lengths(batch, *sizes):
     return {f"s{place}": weight(batch, size) for place, size in enumerate(sizes)}
 
@@ -374,6 +385,9 @@ SEQUENCES = {
     ),
     "attention over channels": query(lambda _, x: functional.scaled_dot_product_attention(x.mT, x.mT, x.mT)),
     "heads": query(lambda m, x: m.heads(x, x, x)[0], heads=nn.MultiheadAttention(8, 4, batch_first=True)),
+    "heads that ask with constants": query(
+        lambda m, x: m.heads(torch.ones(2, 5, 8), x, x)[0], heads=nn.MultiheadAttention(8, 4, batch_first=True)
+    ),
     "heads, no bias": query(
         lambda m, x: m.heads(x, x, x, need_weights=False)[0],
         heads=nn.MultiheadAttention(8, 2, bias=False, batch_first=True),

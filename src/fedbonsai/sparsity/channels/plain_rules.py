@@ -46,9 +46,8 @@ REDUCED = {
     "cosine_similarity": 2,
 }
 """Operators that mix a dimension, and where they are told which."""
-DEFAULTS = {"cosine_similarity": 1, "normalize": 1}
-"""What they mix where they are told nothing; the others mix all dimensions, or may."""
-NAMED = {"gumbel_softmax": 4, "normalize": 2}
+DEFAULTS = {"cosine_similarity": 1}
+"""What they mix where they are told nothing; the others mix all dimensions, or may. Functions of Python always tell."""
 SPATIAL = {
     **{f"{kind}{size}d": size for kind in ("max_pool", "avg_pool", "lp_pool") for size in (1, 2, 3)},
     **{f"adaptive_{kind}_pool{size}d": size for kind in ("max", "avg") for size in (1, 2, 3)},
@@ -87,8 +86,7 @@ def like(t: Tracer, call: Call) -> list[Dims]:
 def reduced(t: Tracer, call: Call) -> list[Dims]:
     """What is mixed over channels depends on how many there are: they stay."""
     first = call.args[0]
-    place = NAMED.get(call.name, REDUCED[call.name])
-    asked = call.arg(place, "dim", call.kwargs.get("axis", DEFAULTS.get(call.name)))
+    asked = call.arg(REDUCED[call.name], "dim", call.kwargs.get("axis", DEFAULTS.get(call.name)))
     if call.name in ("max", "min") and isinstance(call.kwargs.get("other", asked), Tensor):
         return pointwise(t, call)
     dims = t.dims(first)
