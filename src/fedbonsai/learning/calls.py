@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 
@@ -13,7 +14,6 @@ def under_way(module: nn.Module) -> Iterator[list[str]]:
     One that raises does not end, so that after an error the last is the innermost that failed.
 
     Examples:
-        >>> import torch
         >>> model = nn.Sequential(nn.Linear(6, 8), nn.Linear(9, 2))
         >>> with under_way(model) as layers:
         ...     try:
@@ -31,6 +31,8 @@ def under_way(module: nn.Module) -> Iterator[list[str]]:
 
     handles = []
     for path, one in module.named_modules():
+        if isinstance(one, torch.jit.ScriptModule):  # takes no hooks
+            continue
         handles.append(one.register_forward_pre_hook(lambda own, given, path=path: enter(path, own, given)))
         handles.append(one.register_forward_hook(lambda *_: found.pop() and None))
     try:
