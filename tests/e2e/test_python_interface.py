@@ -98,6 +98,22 @@ def test_a_directory_with_a_run_of_another_model_is_refused(tmp_path):
     assert bits(tmp_path / "made") == before
 
 
+@pytest.mark.parametrize("part", ["a client's input", "a target", "the test set", "who has what"])
+def test_a_directory_with_a_run_on_other_data_is_refused(tmp_path, part):
+    clients, test = [examples(20, seed) for seed in range(3)], examples(30, 9)
+    run(dataclasses.replace(make_task(), clients=clients, test=test), out=tmp_path / "made")
+    if part == "a client's input":
+        clients[2] = (clients[2][0] + torch.eye(20, 6), clients[2][1])
+    elif part == "a target":
+        clients[0] = (clients[0][0], clients[0][1].roll(1))
+    elif part == "the test set":
+        test = examples(31, 9)
+    else:
+        clients = [clients[0], clients[2], clients[1]]
+    with pytest.raises(CheckpointError, match="resume with the settings and the data that it was started with"):
+        run(dataclasses.replace(make_task(), clients=clients, test=test), out=tmp_path / "made")
+
+
 def test_the_command_line_sends_a_run_from_python_back_to_python(command, tmp_path):
     run(out=tmp_path / "made")
     (tmp_path / "made" / "result.json").unlink()

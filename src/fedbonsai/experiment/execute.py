@@ -21,7 +21,7 @@ from fedbonsai.core.fields import check_rounds
 from fedbonsai.core.finite import all_finite
 from fedbonsai.core.seeds import seeded
 from fedbonsai.core.state import Setting, State, Tensors
-from fedbonsai.experiment.build import check_personal, make_engine, make_robust
+from fedbonsai.experiment.build import OWN, check_personal, make_engine, make_robust
 from fedbonsai.experiment.choice import engine_of, make_bench
 from fedbonsai.experiment.config import Experiment
 from fedbonsai.experiment.directory import CHECKPOINT, MODEL, REPORT, RESULT, claimed, replacing, write_text
@@ -177,7 +177,7 @@ def make_run(job: Job, bench: Bench, engine: Engine, out: Path | None) -> Run:
         engine,
         bench,
         rules,
-        Schedule(experiment.evaluate_every, experiment.batch_norm, directory, experiment.digest, judges),
+        Schedule(experiment.evaluate_every, experiment.batch_norm, directory, whose(experiment, bench), judges),
     )
 
 
@@ -196,6 +196,12 @@ def make_setting(method: Method, experiment: Experiment, bench: Bench) -> Settin
     tiers = make_tiers(experiment.tiers, traits, bench, redrawn=bool(experiment.redraw_tiers))
     channels = bench.channels if traits.submodels else None
     return Setting(experiment.rounds or 1, clients, experiment.seed, bench.layout, tiers, channels)
+
+
+def whose(experiment: Experiment, bench: Bench) -> str:
+    """What a checkpoint belongs to: the settings, and the data where these do not name them."""
+    own = experiment.dataset == OWN and not bench.task.elsewhere
+    return f"{experiment.digest}-{bench.task.fingerprint}" if own else experiment.digest
 
 
 def most_examples(experiment: Experiment, bench: Bench) -> float:

@@ -113,7 +113,7 @@ def load(directory: Path, setting: Setting, experiment: str) -> Checkpoint | Non
     if facts["experiment"] != experiment:
         raise CheckpointError(
             f"{target} belongs to experiment {facts['experiment']}, not to {experiment}; "
-            "resume with the settings it was started with, or choose another directory"
+            "resume with the settings and the data that it was started with, or choose another directory"
         )
     try:
         found = _unpack(tensors, facts, setting)

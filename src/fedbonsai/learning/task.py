@@ -1,5 +1,6 @@
 """What is to be learned: a model, a loss, every client's data and a test set."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol, overload, runtime_checkable
@@ -191,6 +192,18 @@ class PreparedTask:
     def sizes(self) -> list[int]:
         """Training examples of each client."""
         return self.splits.sizes
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits, others for other data: of shapes, and a thousand rows from all over each part."""
+        hasher = hashlib.sha256()
+        positions = self.splits.positions
+        parts = (self.pool.inputs, self.pool.targets, self.test.inputs, self.test.targets)
+        for one in (*parts, positions.flat, positions.bounds):
+            some = one[:: max(1, len(one) // 1000)].contiguous().cpu().reshape(-1)
+            hasher.update(f"{one.dtype}{tuple(one.shape)}".encode())
+            hasher.update(some.view(torch.uint8).numpy().tobytes())
+        return hasher.hexdigest()[:12]
 
     def on(self, device: torch.device) -> "PreparedTask":
         """The same task with its data in the memory of a device; a pool that is both for training and test stays one.
