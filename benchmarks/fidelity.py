@@ -184,8 +184,11 @@ TABLES: Mapping[str, tuple[Mapping[str, Any], tuple[Line, ...]]] = {
 }
 
 
-def run_all(name: str, seeds: list[int], runs: Path) -> dict[str, list[dict[str, Any]]]:
-    """The final figures of every line of a table, one a seed; a line that cannot run says why and is left out."""
+def run_all(name: str, seeds: list[int], runs: Path, *, hold: bool = True) -> dict[str, list[dict[str, Any]]]:
+    """The final figures of every line of a table, one a seed; a line that cannot run says why and is left out.
+
+    Runs that are not finished are held, or left out.
+    """
     base, lines = TABLES[name]
     found: dict[str, list[dict[str, Any]]] = {}
     for line in lines:
@@ -197,9 +200,11 @@ def run_all(name: str, seeds: list[int], runs: Path) -> dict[str, list[dict[str,
                 experiment = resolve(make_experiment(settings, {}))
                 job = Job(experiment, make_task(experiment), make_method(experiment))
                 out = runs / experiment.name
-                final = finished(out) or execute(job, out).final
+                final = finished(out) or (execute(job, out).final if hold else None)
             except FedbonsaiError as error:
                 print(f"  {name}: {line.label}: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                break
+            if final is None:
                 break
             found.setdefault(line.label, []).append(final)
             moved = (final["bytes_down"] + final["bytes_up"]) / final["bytes_dense"]
@@ -218,9 +223,8 @@ def finished(out: Path) -> dict[str, Any] | None:
     return found
 
 
-def table(name: str, seeds: list[int], runs: Path) -> Table:
-    """Test metric, distance to dense, density, bytes down, up and both, FLOPs."""
-    found = run_all(name, seeds, runs)
+def table(name: str, seeds: list[int], found: dict[str, list[dict[str, Any]]]) -> Table:
+    """Test metric, distance to dense, density, bytes down, up and both, FLOPs; of fewer seeds where a line says so."""
     _, lines = TABLES[name]
     rows = [["method", "test metric", "points below dense", "weights kept", "down", "up", "both ways", "FLOPs"]]
     tiers = any(one.get("widths") for own in found.values() for one in own)
@@ -233,12 +237,14 @@ def table(name: str, seeds: list[int], runs: Path) -> Table:
         below = [100 * (other["test_metric"] - one["test_metric"]) for one, other in pairs]
         half = [one["bytes_dense"] / 2 for one in dense]
         down, up = (
-            statistics.mean(one[way] / plain for one, plain in zip(own, half, strict=True))
+            statistics.mean(one[way] / plain for one, plain in zip(own, half, strict=False))
             for way in ("bytes_down", "bytes_up")
         )
         rows.append(
             [
-                line.label,
+                line.label
+                if len(own) == len(seeds)
+                else f"{line.label} (seed {', '.join(map(str, seeds[: len(own)]))})",
                 several([one["test_metric"] for one in own], 100, " %"),
                 several(below, 1, ""),
                 f"{100 * statistics.mean(one['density'] for one in own):.1f} %",
@@ -286,11 +292,12 @@ def main() -> None:
     parser.add_argument("--tables", default=",".join(TABLES))
     parser.add_argument("--seeds", default="1,2,3")
     parser.add_argument("--runs", type=Path, default=Path("runs/fidelity"))
+    parser.add_argument("--finished", action="store_true", help="only runs that are there already")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/fidelity.md")
     options = parser.parse_args()
     seeds = [int(seed) for seed in options.seeds.split(",")]
     for name in options.tables.split(","):
-        rows = table(name, seeds, options.runs)
+        rows = table(name, seeds, run_all(name, seeds, options.runs, hold=not options.finished))
         text = table_with_machine(rows, seeds)
         print(f"\n{name}\n\n{text}", flush=True)
         if options.write:
