@@ -163,6 +163,19 @@ TABLES: Mapping[str, tuple[Mapping[str, Any], tuple[Line, ...]]] = {
             Line("heterofl, twice the rounds", "heterofl", run={"rounds": 80}),
         ),
     ),
+    "smaller": (
+        FASHION,
+        (
+            FEDAVG,
+            Line("federated-dropout, half of all units", "federated-dropout", {"rate": 0.5}),
+            Line("fluid, a fifth are stragglers of half width", "fluid", run={"tiers": "4 x 1, 0.5"}),
+            Line("fluid, two fifths", "fluid", {"stragglers": 0.4}, run={"tiers": "3 x 1, 2 x 0.5"}),
+            *(Line(name, name) for name in ("heterofl", "fedrolex", "fiarse", "fjord")),
+            Line("heterofl, no scaler", "heterofl", {"scaler": False}),
+            Line("heterofl, no scaler, 33 rounds", "heterofl", {"scaler": False}, {"rounds": 33}),
+            pruned("local-prune", 0.5, "local-prune, units", unit="neuron"),
+        ),
+    ),
     "personal": (
         {
             "dataset": "fashion_mnist",
@@ -244,7 +257,7 @@ def table(name: str, seeds: list[int], found: dict[str, list[dict[str, Any]]]) -
             [
                 line.label
                 if len(own) == len(seeds)
-                else f"{line.label} (seed {', '.join(map(str, seeds[: len(own)]))})",
+                else f"{line.label} (of seeds {', '.join(map(str, seeds[: len(own)]))})",
                 several([one["test_metric"] for one in own], 100, " %"),
                 several(below, 1, ""),
                 f"{100 * statistics.mean(one['density'] for one in own):.1f} %",

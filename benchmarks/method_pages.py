@@ -22,6 +22,7 @@ TITLES = {
     "cifar": "cifar10, LeNet-5",
     "lstm": "shakespeare, the LSTM over 120 rounds",
     "tiers": "cifar10, devices of five tiers",
+    "smaller": "fashion_mnist, smaller models",
     "shakespeare": "shakespeare, LSTM",
     "kinds": "kinds of networks",
     "personal": "personal models, two classes a client",
