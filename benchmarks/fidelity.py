@@ -257,7 +257,7 @@ def table(name: str, seeds: list[int], found: dict[str, list[dict[str, Any]]]) -
             [
                 line.label
                 if len(own) == len(seeds)
-                else f"{line.label} (of seeds {', '.join(map(str, seeds[: len(own)]))})",
+                else f"{line.label} (seed {', '.join(map(str, seeds[: len(own)]))})",
                 several([one["test_metric"] for one in own], 100, " %"),
                 several(below, 1, ""),
                 f"{100 * statistics.mean(one['density'] for one in own):.1f} %",
