@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -102,6 +103,16 @@ def test_a_run_is_not_taken_up_while_it_goes_on(command, tmp_path, undisturbed, 
     assert command("resume", str(out)).code == 0
     assert bits(out) == bits(undisturbed["fedavg"])
     assert not (out / ".experiment.toml.lock").exists()
+
+
+def test_a_directory_that_cannot_be_held_is_an_error(command, tmp_path, undisturbed):
+    out = tmp_path / "made"
+    shutil.copytree(undisturbed["fedavg"], out)
+    (out / "result.json").unlink()
+    (out / ".experiment.toml.lock").mkdir()  # as root may write everywhere, a file is in its way
+    done = command("resume", str(out))
+    assert done.code == 1
+    assert done.err.startswith(f"error: {out} must be a directory that can be written; ")
 
 
 @pytest.mark.parametrize("engine", ["local", "processes"])

@@ -31,6 +31,9 @@ def family(name):
             # Batch norms over few values lose many digits: what is compared is the mathematics.
             model = model.double()
             example = example.double() if example.is_floating_point() else example
+            for one in model.modules():
+                if isinstance(one, nn.modules.batchnorm._BatchNorm):
+                    one.eps = 0.1  # of a channel that hardly varies on few values the gradient is rounding alone
             with torch.no_grad():
                 for one in model.parameters():  # no bias or norm is zero, or one, by chance
                     one.copy_(torch.rand_like(one) - 0.5)
@@ -103,7 +106,7 @@ def agree(model, example, small, supports):
         got, found = run(copy.deepcopy(small).train(training), example)
         torch.testing.assert_close(got, expected, rtol=1e-7, atol=1e-9)
         there = gather({name: whole[name] for name in found}, {name: supports[name] for name in found})
-        torch.testing.assert_close(found, there, rtol=1e-6, atol=1e-5)  # a norm of what hardly varies
+        torch.testing.assert_close(found, there, rtol=1e-6, atol=1e-8)
 
 
 @WARNS

@@ -221,6 +221,18 @@ def test_what_is_zero_at_first_is_compared_all_the_same():
         extract(model, trace(model, torch.randn(3, 4)), width=0.5)
 
 
+def test_a_model_that_runs_with_its_own_weights_alone_cannot_be_compared():
+    def scaled(module, x):
+        if float(module.scale) != 2.0:
+            raise ValueError("two alone will do")
+        return x * module.scale
+
+    model = Around(Does(scaled, scale=nn.Parameter(torch.tensor(2.0))))
+    said = r"with 4 of 8 in 'first' and weights moved a little, layer 'between' \(Does\) must run .* two alone will do"
+    with pytest.raises(ConfigError, match=said):
+        extract(model, trace(model, torch.randn(3, 4)), width=0.5)
+
+
 def test_a_model_that_draws_numbers_is_cut_all_the_same():
     model = Around(Does(lambda _, x: x + torch.randn_like(x)))
     small, _ = extract(model, trace(model, torch.randn(3, 4)), width=0.5)

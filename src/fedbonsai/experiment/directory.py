@@ -49,7 +49,11 @@ def claimed(out: Path | None, experiment: Experiment) -> Iterator[None]:
 def _alone(out: Path) -> Iterator[None]:
     """Keep other processes out of a directory; the system lets go of it however this one ends."""
     path = out / f".{EXPERIMENT}.lock"
-    with path.open("ab") as lock:
+    try:
+        lock = path.open("ab")
+    except OSError as error:
+        raise ConfigError(f"{out} must be a directory that can be written; {error}") from error
+    with lock:
         try:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock no worker takes it over
         except (BlockingIOError, PermissionError) as error:
