@@ -44,6 +44,19 @@ def test_training_leaves_what_it_was_given_alone():
     assert same(first, before)
 
 
+@pytest.mark.parametrize("model", [net, dropout_net, norm_net])
+@pytest.mark.parametrize("settings", [{}, {"momentum": 0.5}, {"weight_decay": 0.1}, {"clip": 0.1}])
+def test_whether_anybody_looks_at_the_gradient_changes_no_bit(model, settings):
+    learner = make_learner(model, steps=7, **settings)
+    looked = []
+    looks = Objective(gradient=lambda live: looked.append(float(live.flat_gradient.norm())))
+    alone, seen = learner.fit(learner.bench.initial), learner.fit(learner.bench.initial, objective=looks)
+    assert same(alone.weights, seen.weights)
+    assert alone.loss == seen.loss
+    assert len(looked) == 7
+    assert all(looked)
+
+
 @pytest.mark.parametrize("model", [dropout_net, norm_net])
 def test_no_draw_touches_the_global_generator(model):
     learner = make_learner(model, sizes=(20,), validation=0.2, epochs=1)

@@ -238,6 +238,10 @@ class Bench:
     def _gradients(self) -> list[Tensor]:
         return [self.live.gradients[name] for name, one in self._parameters.items() if one.requires_grad]
 
+    @cached_property
+    def _moved(self) -> list[Tensor]:
+        return [self._views[name] for name, one in self._parameters.items() if one.requires_grad]
+
     def views(self, flat: Tensor) -> dict[str, Tensor]:
         """The parameters in ``flat``, each a view of its shape; of several clients' rows, a row each."""
         slots = self.layout.parameters
@@ -282,7 +286,12 @@ class Bench:
 
     def step(self, positions: Tensor, *, lr: float, mask: Tensor | None, objective: Objective) -> Tensor:
         """Make one optimizer step on a batch and return its loss, without waiting for its value."""
-        loss = self._backward(positions, objective)
+        loss, found = self._differentiated(positions, objective)
+        if self.work.plain and mask is None and not objective.acts:
+            # Nobody looks at the gradient: it goes from where autograd made it into the weights, without a copy.
+            torch._foreach_add_(self._moved, found, alpha=-lr)
+            return loss
+        self._collect(found)
         if objective.gradient is not None:
             with torch.no_grad():
                 objective.gradient(self.live)
@@ -305,7 +314,7 @@ class Bench:
         """The mean gradient of the loss over all examples in ``batches``; the module keeps its weights."""
         total, examples = torch.zeros_like(self.flat), 0
         for positions in batches:
-            self._backward(positions, Objective())
+            self._collect(self._differentiated(positions, Objective())[1])
             total.add_(self.flat_gradient, alpha=len(positions))
             examples += len(positions)
         return self.views(total.div_(max(examples, 1)).to(CPU))
@@ -379,15 +388,18 @@ class Bench:
                 one.momentum = momentum
         return self.buffers()
 
-    def _backward(self, positions: Tensor, objective: Objective) -> Tensor:
+    def _differentiated(self, positions: Tensor, objective: Objective) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """The loss of a batch, and its gradients where autograd made them."""
         loss = self._loss(Batch(*self.task.pool.batch(positions), self.task.loss.function), objective)
         total = loss if objective.penalty is None else loss + objective.penalty(self.live)
-        # Copied from where autograd made them: cheaper than zeroing ours and adding up in them.
         found = torch.autograd.grad(total, self._trained, allow_unused=True, materialize_grads=True)
-        torch._foreach_copy_(self._gradients, found)
+        return loss.detach(), found
+
+    def _collect(self, found: tuple[Tensor, ...]) -> None:
+        """Put the gradients into their vector."""
+        torch._foreach_copy_(self._gradients, found)  # cheaper than zeroing ours and adding up in them
         for name in self._frozen:  # an optimizer may leave its weight decay there
             self.live.gradients[name].zero_()
-        return loss.detach()
 
     def _loss(self, batch: Batch, objective: Objective) -> Tensor:
         if objective.loss is not None:

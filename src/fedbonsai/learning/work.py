@@ -63,6 +63,11 @@ class Work:
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"clip must be positive, got {self.clip}; leave it out not to clip")
 
+    @property
+    def plain(self) -> bool:
+        """Whether a step is no more than ``weights -= lr * gradient``."""
+        return self.optimizer == "sgd" and not self.momentum and not self.weight_decay and self.clip is None
+
     def learning_rate(self, progress: float) -> float:
         """The learning rate when ``progress`` of the run, in [0, 1], is over."""
         return self.lr * _SCHEDULES[self.lr_schedule](progress, self.lr_end)
