@@ -16,11 +16,14 @@ from fedbonsai import wire
 from fedbonsai.core import timing
 from fedbonsai.core.errors import ConfigError
 from fedbonsai.core.state import Memory
+from fedbonsai.engines.link import Link
 from fedbonsai.engines.local import SHARED, late
 from fedbonsai.engines.memories import Memories, serve
 from fedbonsai.federated.client import Client
 from fedbonsai.federated.engine import Answer
 from fedbonsai.learning.machine import available_cores
+
+_NUMBER = struct.Struct("<q")
 
 
 @dataclass
@@ -28,7 +31,7 @@ class _Worker:
     """A worker process and what it is doing."""
 
     process: BaseProcess
-    pipe: connection.Connection
+    link: Link
     track: int
     client: int | None = None
     began: float = 0.0
@@ -64,16 +67,16 @@ class ProcessEngine:
         worker = next(one for one in self._workers if one.client is None)
         worker.client, worker.began = client, time.perf_counter()
         try:
-            worker.pipe.send_bytes(struct.pack("<q", client) + task)
-            worker.pipe.send_bytes(self._memories.encoded(client))
+            for part in (_NUMBER.pack(client), task, self._memories.encoded(client)):
+                worker.link.send(part)
         except OSError:
-            return  # the worker is dead; `next` finds its pipe at its end and says so
+            return  # the worker is dead; `next` finds its link at its end and says so
 
     def next(self) -> Answer:
         busy = [worker for worker in self._workers if worker.client is not None]
-        ready = connection.wait([worker.pipe for worker in busy], self._patience(busy))
+        ready = connection.wait([worker.link.fileno() for worker in busy], self._patience(busy))
         for worker in busy:
-            if worker.pipe in ready:
+            if worker.link.fileno() in ready:
                 return self._receive(worker)
         oldest = min(busy, key=lambda worker: worker.began)
         return self._replace(oldest, late(self._timeout_s or 0.0))
@@ -101,7 +104,7 @@ class ProcessEngine:
         client, began = _required(worker.client), worker.began
         with timing.span("carry", client):
             try:
-                spans, data, memory = (worker.pipe.recv_bytes() for _ in range(3))
+                spans, data, memory = (worker.link.receive() for _ in range(3))
             except (EOFError, OSError):
                 return self._replace(worker, "")
             timing.merged(spans)
@@ -119,8 +122,8 @@ class ProcessEngine:
         )
 
     def _start(self, track: int) -> _Worker:
-        ours, theirs = connection.Pipe()
-        inherited = [worker.pipe for worker in self._workers] + [ours]
+        ours, theirs = Link.pair()
+        inherited = [worker.link for worker in self._workers] + [ours]
         process = get_context("fork").Process(
             target=_serve, args=(self._client, theirs, inherited, track), daemon=True, name="fedbonsai-worker"
         )
@@ -132,8 +135,8 @@ class ProcessEngine:
         return _Worker(process, ours, track)
 
 
-def _serve(client: Client, pipe: connection.Connection, inherited: list[connection.Connection], track: int) -> None:
-    """A worker's life: serve tasks until the pipe ends."""
+def _serve(client: Client, link: Link, inherited: list[Link], track: int) -> None:
+    """A worker's life: serve tasks until the link ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     for other in inherited:
@@ -142,20 +145,18 @@ def _serve(client: Client, pipe: connection.Connection, inherited: list[connecti
     timing.forked(track)
     while True:
         try:
-            task = pipe.recv_bytes()
-            (number,) = struct.unpack_from("<q", task)
-            before = pipe.recv_bytes()
+            (number,) = _NUMBER.unpack(link.receive())
+            task, before = link.receive(), link.receive()
             with timing.span(timing.CLIENT, number):
-                data, memory = serve(client, number, task[8:], before)
-            pipe.send_bytes(timing.taken())
-            pipe.send_bytes(data)
-            pipe.send_bytes(memory)
+                data, memory = serve(client, number, task, before)
+            for part in (timing.taken(), data, memory):
+                link.send(part)
         except (EOFError, OSError):
             return
 
 
 def _stop(worker: _Worker) -> None:
-    worker.pipe.close()
+    worker.link.close()
     worker.process.kill()
     worker.process.join()
 
