@@ -50,6 +50,7 @@ def test_a_signal_in_the_middle_of_a_message_does_no_harm(ends):
     try:
         assert ours.receive() == data
     finally:
+        ours.close()  # or a sender that nobody listens to would wait for ever
         sender.join()
         signal.signal(signal.SIGUSR1, before)
     assert came
